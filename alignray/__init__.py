@@ -1,0 +1,117 @@
+"""Train networks through a convex solver, and sweep them over a Ray cluster.
+
+    import alignray as ar
+
+    cost = ar.Quadratic(1.0) + ar.SoftL1(0.15, width=0.05) + ar.FactorPenalty(10.0)
+    layer = ar.SolverLayer(cost)
+    loss = ar.objective("aligned", layer)
+
+Names are imported when they are first used: ``import alignray`` loads neither torch, Ray, Optuna nor MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignray import metrics
+    from alignray.costs import Cost, FactorPenalty, Quadratic, SoftL1
+    from alignray.data import Panel, datasets, open_shards, walk_forward, write_shards
+    from alignray.launch import SweepResult, resume_sweep, run_sweep
+    from alignray.models import ModelConfig
+    from alignray.objectives import objective, regret
+    from alignray.search import Choice, Float, Int, SearchConfig, Space
+    from alignray.solver import Solution, SolverLayer
+    from alignray.sweep import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+    from alignray.training import OptimiserConfig, TrainingConfig
+    from alignray.trial import ScoringConfig, SolverConfig, SplitConfig, TrialConfig, run_trial
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Choice": "alignray.search",
+    "Cost": "alignray.costs",
+    "DataConfig": "alignray.sweep",
+    "datasets": "alignray.data.datasets",
+    "FactorPenalty": "alignray.costs",
+    "Float": "alignray.search",
+    "HoldoutConfig": "alignray.sweep",
+    "Int": "alignray.search",
+    "metrics": "alignray.metrics",
+    "ModelConfig": "alignray.models",
+    "objective": "alignray.objectives",
+    "open_shards": "alignray.data",
+    "OptimiserConfig": "alignray.training",
+    "Panel": "alignray.data",
+    "Quadratic": "alignray.costs",
+    "regret": "alignray.objectives",
+    "ResourceConfig": "alignray.sweep",
+    "resume_sweep": "alignray.launch",
+    "run_sweep": "alignray.launch",
+    "run_trial": "alignray.trial",
+    "SchedulerConfig": "alignray.sweep",
+    "ScoringConfig": "alignray.trial",
+    "SearchConfig": "alignray.search",
+    "SoftL1": "alignray.costs",
+    "Solution": "alignray.solver",
+    "SolverConfig": "alignray.trial",
+    "SolverLayer": "alignray.solver",
+    "Space": "alignray.search",
+    "SplitConfig": "alignray.trial",
+    "SweepConfig": "alignray.sweep",
+    "SweepResult": "alignray.launch",
+    "TrainingConfig": "alignray.training",
+    "TrialConfig": "alignray.trial",
+    "walk_forward": "alignray.data",
+    "write_shards": "alignray.data",
+}
+
+__all__ = [
+    "Choice",
+    "Cost",
+    "DataConfig",
+    "FactorPenalty",
+    "Float",
+    "HoldoutConfig",
+    "Int",
+    "ModelConfig",
+    "OptimiserConfig",
+    "Panel",
+    "Quadratic",
+    "ResourceConfig",
+    "SchedulerConfig",
+    "ScoringConfig",
+    "SearchConfig",
+    "SoftL1",
+    "Solution",
+    "SolverConfig",
+    "SolverLayer",
+    "Space",
+    "SplitConfig",
+    "SweepConfig",
+    "SweepResult",
+    "TrainingConfig",
+    "TrialConfig",
+    "datasets",
+    "metrics",
+    "objective",
+    "open_shards",
+    "regret",
+    "resume_sweep",
+    "run_sweep",
+    "run_trial",
+    "walk_forward",
+    "write_shards",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'alignray' has no attribute {name!r}")
+    module = importlib.import_module(_EXPORTS[name])
+    return module if module.__name__.endswith(f".{name}") else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

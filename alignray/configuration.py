@@ -1,0 +1,184 @@
+"""Configurations as plain data: to JSON and back, by dotted path, and by text from a command line.
+
+A configuration is a frozen dataclass of numbers, strings, tuples, mappings and other configurations. A class with its
+own ``to_plain`` and ``from_plain`` (a cost, say) is asked to do it itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from alignray.errors import ConfigurationError
+from alignray.types import Plain
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Plain:
+    """A configuration as what JSON can hold."""
+    if hasattr(value, "to_plain"):
+        return typing.cast("Plain", value.to_plain())
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigurationError(f"configuration: expected plain values, got {type(value).__name__}: {value!r}")
+
+
+def from_plain(kind: type[T], plain: Plain, *, path: str = "") -> T:
+    """A configuration from what JSON held, every value checked against its field's type.
+
+    Args:
+        kind: The configuration's class.
+        plain: What `to_plain` gave.
+        path: The dotted path that errors begin with.
+
+    Raises:
+        ConfigurationError: A field is missing or does not exist, or a value has the wrong type.
+    """
+    return typing.cast("T", _build(kind, plain, path))
+
+
+def flatten(plain: Plain) -> dict[str, bool | int | float | str | None]:
+    """Nested mappings as one, its keys joined by dots; sequences become JSON text."""
+    if not isinstance(plain, Mapping):
+        raise ConfigurationError(f"configuration: expected a mapping, got {plain!r}")
+    flat: dict[str, bool | int | float | str | None] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": item for inner, item in flatten(value).items()}
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat[key] = json.dumps(value)
+        else:
+            flat[key] = value
+    return flat
+
+
+def replace_at(config: T, values: Mapping[str, Plain]) -> T:
+    """The same configuration with other values at some dotted paths.
+
+    Args:
+        config: The configuration.
+        values: New values by dotted path, ``{"cost.soft_l1.strength": 0.2}``.
+
+    Raises:
+        ConfigurationError: A path does not exist, or a value does not fit.
+    """
+    plain = to_plain(config)
+    for path, value in values.items():
+        _assign(plain, path, value)
+    return from_plain(type(config), plain)
+
+
+def set_from_text(config: T, path: str, text: str) -> T:
+    """The same configuration with the value that a text means at a dotted path, as ``--set path=text`` asks.
+
+    The text is read as JSON (``3``, ``0.1``, ``true``, ``[1, 2]``) where that fits the field, else as it stands.
+
+    Raises:
+        ConfigurationError: The path does not exist, or the text does not fit the field.
+    """
+    try:
+        value: Plain = json.loads(text)
+    except json.JSONDecodeError:
+        return replace_at(config, {path: text})
+    try:
+        return replace_at(config, {path: value})
+    except ConfigurationError as error:
+        try:
+            return replace_at(config, {path: text})
+        except ConfigurationError:
+            raise error from None
+
+
+def _assign(here: Any, path: str, value: Plain) -> None:
+    if not isinstance(here, dict):
+        raise ConfigurationError(f"{path}: no such field; a single value stands above it")
+    # A mapping may itself have dotted keys (a search space does): the longest that fits is meant.
+    fitting = [key for key in here if f"{path}.".startswith(f"{key}.")]
+    if not fitting:
+        raise ConfigurationError(f"{path}: no such field; expected one of {', '.join(here)}")
+    key = max(fitting, key=len)
+    if key == path:
+        here[key] = value
+    else:
+        _assign(here[key], path.removeprefix(f"{key}."), value)
+
+
+def _build(kind: Any, plain: Plain, path: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return plain
+    if origin in (typing.Union, types.UnionType):
+        return _build_union(arguments, plain, path)
+    if origin is typing.Literal:
+        if plain not in arguments:
+            raise _mismatch(path, f"one of {', '.join(map(repr, arguments))}", plain)
+        return plain
+    if origin is tuple:
+        if not isinstance(plain, list | tuple):
+            raise _mismatch(path, "a list", plain)
+        return tuple(_build(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(plain))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(plain, Mapping):
+            raise _mismatch(path, "a mapping", plain)
+        return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in plain.items()}
+    if hasattr(kind, "from_plain"):
+        return kind.from_plain(plain)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, plain, path)
+    return _build_scalar(kind, plain, path)
+
+
+def _build_union(arguments: tuple[Any, ...], plain: Plain, path: str) -> Any:
+    if plain is None and type(None) in arguments:
+        return None
+    errors: list[ConfigurationError] = []
+    for option in arguments:
+        if option is type(None):
+            continue
+        try:
+            return _build(option, plain, path)
+        except ConfigurationError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _build_dataclass(kind: Any, plain: Plain, path: str) -> Any:
+    if not isinstance(plain, Mapping):
+        raise _mismatch(path, f"the fields of {kind.__name__}", plain)
+    hints = typing.get_type_hints(kind)
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    prefix = f"{path}." if path else ""
+    for name in plain:
+        if name not in known:
+            raise ConfigurationError(f"{prefix}{name}: no such field; {kind.__name__} has {', '.join(known)}")
+    for name, field in known.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in plain:
+            raise ConfigurationError(f"{prefix}{name}: missing; {kind.__name__} needs it")
+    return kind(**{name: _build(hints[name], value, f"{prefix}{name}") for name, value in plain.items()})
+
+
+def _build_scalar(kind: Any, plain: Plain, path: str) -> Any:
+    if kind is float and isinstance(plain, int | float) and not isinstance(plain, bool):
+        return float(plain)
+    if kind is int and isinstance(plain, int) and not isinstance(plain, bool):
+        return plain
+    if kind in (bool, str) and isinstance(plain, kind):
+        return plain
+    expected = {float: "a number", int: "an integer", bool: "true or false", str: "text"}
+    raise _mismatch(path, expected.get(kind, str(kind)), plain)
+
+
+def _mismatch(path: str, expected: str, got: Plain) -> ConfigurationError:
+    return ConfigurationError(f"{path or 'configuration'}: expected {expected}, got {got!r}")

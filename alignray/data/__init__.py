@@ -1,0 +1,24 @@
+"""Panels of eras, their shards on disk, walk-forward folds, and data sets."""
+
+from __future__ import annotations
+
+from alignray.data import datasets
+from alignray.data.batch import Batch
+from alignray.data.folds import Fold, WalkForward, walk_forward
+from alignray.data.layout import Schema, Shard
+from alignray.data.panel import Panel
+from alignray.data.shards import open_shards, regroup, write_shards
+
+__all__ = [
+    "Batch",
+    "Fold",
+    "Panel",
+    "Schema",
+    "Shard",
+    "WalkForward",
+    "datasets",
+    "open_shards",
+    "regroup",
+    "walk_forward",
+    "write_shards",
+]

@@ -1,0 +1,71 @@
+"""Which columns of a table make a panel: names and patterns become a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from alignray.data.layout import Schema
+from alignray.errors import DataError
+
+
+class Request(NamedTuple):
+    """Which columns to load; the arguments of ``Panel.from_frame``."""
+
+    era: str
+    target: str
+    id: str | None
+    features: str | Sequence[str]
+    factors: str | Sequence[str] | None
+
+
+def resolve(columns: Sequence[str], request: Request, source: str) -> Schema:
+    """Find the columns that a request asks for.
+
+    Args:
+        columns: The names of the table's columns.
+        request: What was asked for.
+        source: What messages call the table.
+
+    Returns:
+        A schema without bins, which depend on the columns' types.
+
+    Raises:
+        DataError: A column is missing or doubled, or no column matches a pattern.
+    """
+    if len(set(columns)) < len(columns):
+        twice = next(column for column in columns if columns.count(column) > 1)
+        raise DataError(f"{source}: two columns are called {twice!r}; rename or drop one")
+    for argument, column in (("era", request.era), ("target", request.target), ("id", request.id)):
+        optional = argument == "id" and column in (None, "id")  # `id` is only a habit; any other name was asked for
+        if column not in columns and not optional:
+            raise DataError(f"{source}: no column {column!r}; pass {argument}= the right one of {_some(columns)}")
+    row_id = request.id if request.id in columns else None
+    rest = [column for column in columns if column not in (request.era, request.target, row_id)]
+    features = _matching(request.features, rest, "features", source)
+    if not features:
+        raise DataError(f"{source}: features= names no column; pass a pattern or some of {_some(rest)}")
+    factors = features if request.factors is None else _matching(request.factors, rest, "factors", source)
+    return Schema(era=request.era, target=request.target, id=row_id, features=features, factors=factors, bins=None)
+
+
+def _matching(patterns: str | Sequence[str], columns: Sequence[str], argument: str, source: str) -> tuple[str, ...]:
+    """The columns that the patterns name, each once, in the order of the patterns and then of the table."""
+    known = set(columns)
+    names: dict[str, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = [pattern] if pattern in known else [name for name in columns if fnmatchcase(name, pattern)]
+        if not found:
+            raise DataError(
+                f"{source}: no column matches {argument}={pattern!r} beside era, target and id; "
+                f"pass some of {_some(columns)}"
+            )
+        names.update(dict.fromkeys(found))
+    return tuple(names)
+
+
+def _some(columns: Sequence[str]) -> str:
+    if not columns:
+        return "no columns"
+    return ", ".join(map(repr, columns[:6])) + (f", … ({len(columns)} columns)" if len(columns) > 6 else "")

@@ -1,0 +1,111 @@
+"""A panel in Numerai's layout whose signal is known."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from alignray.data.layout import BINS, Schema, Shard, code_moments, offsets_of
+from alignray.data.panel import Panel
+from alignray.errors import InvalidArgumentError
+
+BLOCK = 5
+"""Features in a block."""
+BLOCK_CORRELATION = 0.5
+"""The correlation of two features of one block, before they are cut into bins."""
+PAIRS = 10
+"""Pairs of features that make the stable signal, if there are as many."""
+STABLE, UNSTABLE, NOISE = 0.05, 0.15, 0.80
+"""The shares of the score's variance."""
+_TARGETS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], np.float32)
+_TARGET_EDGES = (0.05, 0.25, 0.75, 0.95)
+"""The ranks at which the target steps up, as Numerai's does: 5, 20, 50, 20 and 5 % of the rows."""
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Level = TypeVar("Level", bound=np.generic)
+
+
+def synthetic(*, num_eras: int, rows: int, num_features: int, seed: int) -> Panel:
+    """Make a panel in Numerai's layout, with a signal that is known.
+
+    An era has between 0.9 · ``rows`` and ``rows`` rows. Features come in blocks of five; two features of a block are
+    correlated by 0.5 before each is cut into five equally filled bins. The target is the rank of a score, cut into
+    {0, 0.25, 0.5, 0.75, 1} as Numerai's is. The score's variance comes
+
+    - to 5 % from a stable, non-linear signal: ``tanh(1.5 a) + a b``, summed over ten pairs of features. It is all that
+      can be learned: who knows it correlates with the score by √0.05 ≈ 0.22. About half of it, the tanh, is so nearly
+      linear that neutralising against the features removes it;
+    - to 15 % from linear factor returns, one a block, whose signs are drawn anew in each era: a model that bets on them
+      gains nothing in the mean and is less stable, and neutralising against the features removes the bet;
+    - to 80 % from label noise.
+
+    Args:
+        num_eras: The number of eras, labelled ``"0001"`` and so on.
+        rows: The largest number of rows in an era, at least 2.
+        num_features: The number of features, which are the factors too.
+        seed: Decides everything; more eras of the same seed begin with the same eras.
+
+    Raises:
+        InvalidArgumentError: A number is too small.
+    """
+    for name, value, least in (("num_eras", num_eras, 1), ("rows", rows, 2), ("num_features", num_features, 1)):
+        if value < least:
+            raise InvalidArgumentError(f"{name} must be at least {least}, got {value}")
+    generators = [np.random.default_rng([seed, era]) for era in range(num_eras)]
+    lengths = [int(rng.integers(-(-9 * rows // 10), rows, endpoint=True)) for rng in generators]
+    eras = [_era(rng, length, num_features) for rng, length in zip(generators, lengths, strict=True)]
+    names = tuple(f"feature_{number:04d}" for number in range(num_features))
+    shard = Shard(
+        eras=tuple(f"{era:04d}" for era in range(1, num_eras + 1)),
+        offsets=offsets_of(lengths),
+        features=np.concatenate([features for features, _ in eras]),
+        factors=None,
+        target=np.concatenate([target for _, target in eras]),
+        ids=_ids(sum(lengths)),
+    )
+    return Panel(Schema(era="era", target="target", id="id", features=names, factors=names, bins=BINS), (shard,))
+
+
+def _era(rng: np.random.Generator, n: int, d: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Draw the features ``[n, d]`` and the target ``[n]`` of one era."""
+    block = np.arange(d) // BLOCK
+    common = rng.standard_normal((n, block[-1] + 1))
+    own = rng.standard_normal((n, d))
+    latent = BLOCK_CORRELATION**0.5 * common[:, block] + (1 - BLOCK_CORRELATION) ** 0.5 * own
+    codes = _by_rank(latent, (np.arange(n) * BINS // n).astype(np.int8))
+    mean, std = code_moments(BINS)
+    X = (codes.astype(np.float64) - mean) / std
+    returns = rng.choice([-1.0, 1.0], block[-1] + 1)[block]
+    score = (
+        STABLE**0.5 * _scaled(_signal(X)) + UNSTABLE**0.5 * _scaled(X @ returns) + NOISE**0.5 * rng.standard_normal(n)
+    )
+    levels = _TARGETS[np.searchsorted(_TARGET_EDGES, (np.arange(n) + 0.5) / n)]
+    return codes, _by_rank(score[:, None], levels)[:, 0]
+
+
+def _signal(X: Floats) -> Floats:
+    """The stable signal ``[n]``: tanh(1.5 a) + a b over the pairs of one of the first columns and one of the last."""
+    pairs = max(1, min(PAIRS, X.shape[1] // 2))
+    a, b = X[:, :pairs], X[:, -pairs:]
+    return np.asarray((np.tanh(1.5 * a) + a * b).sum(axis=1))
+
+
+def _by_rank(values: Floats, levels: npt.NDArray[Level]) -> npt.NDArray[Level]:
+    """Give the i-th smallest value of each column ``[n, d]`` the i-th of the levels ``[n]``."""
+    ranked = np.empty(values.shape, levels.dtype)
+    np.put_along_axis(ranked, values.argsort(axis=0), levels[:, None], axis=0)
+    return ranked
+
+
+def _scaled(values: Floats) -> Floats:
+    """Centred, and of variance 1 unless constant."""
+    centred = values - values.mean()
+    return np.asarray(centred / (centred.std() or 1.0))
+
+
+def _ids(count: int) -> npt.NDArray[np.str_]:
+    """Names like Numerai's: n and fifteen hexadecimal digits, all different."""
+    # An odd multiplier permutes the numbers below 2⁶⁰, so no two rows can share a name.
+    return np.array([f"n{row * 0x9E3779B97F4A7C1 % 2**60:015x}" for row in range(count)])

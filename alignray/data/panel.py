@@ -1,0 +1,231 @@
+"""The panel: all the eras of a data set, in time order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alignray.data.batch import Batch, Span, assemble
+from alignray.data.columns import Request
+from alignray.data.layout import Matrix, Schema, Shard, offsets_of
+from alignray.data.loading import load_frame, load_parquet
+from alignray.errors import DataError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """All the eras of a data set, in time order, as one or more shards that it shares and never copies.
+
+    Two panels hold the same data if, and only if, they have the same ``digest``.
+
+    Attributes:
+        schema: What the columns are called and how they are stored.
+        shards: The eras, in groups that follow one another in time.
+
+    Raises:
+        DataError: There is no shard, a shard does not fit the schema, or two eras have the same label.
+    """
+
+    schema: Schema
+    shards: tuple[Shard, ...]
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise DataError("a panel needs at least one shard, got none")
+        _require_fit(self.schema, self.shards)
+        if len(set(self.eras)) < self.num_eras:
+            twice = next(label for label in self.eras if self.eras.count(label) > 1)
+            raise DataError(f"the panel has two eras {twice!r}: pass each shard once")
+
+    def __repr__(self) -> str:
+        return f"Panel({self.num_eras} eras, {self.num_rows} rows, {self.num_features} features)"
+
+    @classmethod
+    def from_frame(
+        cls,
+        df: pd.DataFrame,
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+    ) -> Panel:
+        """Make a panel of a frame with one row for each asset in each era.
+
+        Args:
+            df: The data. Its rows may come in any order; rows keep their order within an era.
+            era: The column (or index level) of the era: zero-padded strings, integers or dates, sorted as such.
+            target: The column to predict; missing where it is unknown.
+            features: The feature columns: a glob pattern, or a list of names and patterns. If all of them are integers
+                they are codes 0 … 4, missing ones the middle code; otherwise all are finite numbers.
+            factors: The factor columns, likewise; None means the features themselves.
+            id: The column (or index level) that names a row, unique within an era. None, or no column ``id``: no names.
+
+        Raises:
+            DataError: A column is missing, doubled, or holds what cannot be used; the message names it.
+        """
+        schema, shard = load_frame(df, Request(era, target, id, features, factors))
+        return cls(schema, (shard,))
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+    ) -> Panel:
+        """Make a panel of a parquet file; only the columns that are asked for are read.
+
+        Args:
+            path: The file.
+            era: As for ``from_frame``, like the rest.
+            target: The column to predict.
+            features: The feature columns.
+            factors: The factor columns.
+            id: The column that names a row.
+
+        Raises:
+            DataError: The file is missing, cut short or not parquet, or as for ``from_frame``.
+        """
+        schema, shard = load_parquet(path, Request(era, target, id, features, factors))
+        return cls(schema, (shard,))
+
+    @cached_property
+    def eras(self) -> tuple[str, ...]:
+        """The labels of the eras, in time order."""
+        return tuple(label for shard in self.shards for label in shard.eras)
+
+    @property
+    def num_eras(self) -> int:
+        """The number of eras."""
+        return len(self.eras)
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of all the eras together."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    @property
+    def num_features(self) -> int:
+        """The number of features, d."""
+        return len(self.schema.features)
+
+    @property
+    def num_factors(self) -> int:
+        """The number of factors, k."""
+        return len(self.schema.factors)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the schema and the content; it does not depend on how the eras are grouped."""
+        kinds = [_kind(self.shards[0].features), _kind(self.shards[0].factors)]
+        total = hashlib.sha256(json.dumps([asdict(self.schema), kinds]).encode())
+        # A hash for each kind of array, so that where one shard ends and the next begins leaves no trace.
+        parts = {name: hashlib.sha256() for name in ("eras", "lengths", "features", "factors", "target", "ids")}
+        for shard in self.shards:
+            parts["eras"].update(_terminated(shard.eras))
+            parts["lengths"].update(np.diff(shard.offsets).data)
+            parts["features"].update(shard.features.data)
+            parts["target"].update(shard.target.data)
+            if shard.factors is not None:
+                parts["factors"].update(shard.factors.data)
+            if shard.ids is not None:
+                parts["ids"].update(_terminated(shard.ids.tolist()))
+        for part in parts.values():
+            total.update(part.digest())
+        return total.hexdigest()
+
+    def batch(self, eras: Sequence[int] | npt.NDArray[np.integer], device: torch.device | str | None = None) -> Batch:
+        """Copy some eras into tensors, side by side.
+
+        Args:
+            eras: The indices of B eras, each from 0 to ``num_eras − 1``, in any order.
+            device: Where the tensors shall be; None is the CPU.
+
+        Raises:
+            InvalidArgumentError: No era is asked for, or one that the panel does not have.
+        """
+        indices = np.asarray(eras)
+        if indices.ndim != 1 or not indices.size or not np.issubdtype(indices.dtype, np.integer):
+            raise InvalidArgumentError(
+                f"eras must be a non-empty list of era indices, got {indices.dtype} of shape {indices.shape}"
+            )
+        outside = indices[(indices < 0) | (indices >= self.num_eras)]
+        if outside.size:
+            raise InvalidArgumentError(f"eras holds {outside[0]}, expected indices from 0 to {self.num_eras - 1}")
+        return assemble(
+            indices.astype(np.int64),
+            [self._spans[era] for era in indices.tolist()],
+            bins=self.schema.bins,
+            factor_columns=self._factor_columns,
+            device=device,
+        )
+
+    def cut(self, first: int, last: int) -> Panel:
+        """The eras ``first`` to ``last − 1`` as a panel of its own, without a copy.
+
+        Raises:
+            InvalidArgumentError: There are no such eras.
+        """
+        if not 0 <= first < last <= self.num_eras:
+            raise InvalidArgumentError(f"first={first}, last={last} cut no eras out of {self.num_eras}")
+        starts = offsets_of([len(shard.eras) for shard in self.shards]).tolist()
+        shards = [
+            shard.cut(max(first - start, 0), min(last, stop) - start)
+            for shard, (start, stop) in zip(self.shards, pairwise(starts), strict=True)
+            if start < last and first < stop
+        ]
+        return Panel(self.schema, tuple(shards))
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        return [(shard, a, b) for shard in self.shards for a, b in pairwise(shard.offsets.tolist())]
+
+    @cached_property
+    def _factor_columns(self) -> list[int] | None:
+        return self.schema.factor_columns() if self.shards[0].factors is None else None
+
+
+def _require_fit(schema: Schema, shards: Sequence[Shard]) -> None:
+    """Raise DataError unless all shards hold what the schema says, and store their factors as the first one does."""
+    coded_factors = schema.bins is not None and _kind(shards[0].factors).startswith("int8")
+    expected = {
+        "features": f"{'float32' if schema.bins is None else 'int8'} with {len(schema.features)} columns",
+        "factors": f"{'int8' if coded_factors else 'float32'} with {len(schema.factors)} columns",
+        "ids": "absent" if schema.id is None else "present",
+    }
+    if schema.factor_columns() is not None:
+        expected["factors"] = "absent"
+    for shard in shards:
+        ids = "absent" if shard.ids is None else "present"
+        got = {"features": _kind(shard.features), "factors": _kind(shard.factors), "ids": ids}
+        for name, kind in got.items():
+            if kind != expected[name]:
+                raise DataError(f"{shard}: {name} are {kind}, but the schema needs them {expected[name]}")
+
+
+def _kind(matrix: Matrix | None) -> str:
+    return "absent" if matrix is None else f"{matrix.dtype} with {matrix.shape[1]} columns"
+
+
+def _terminated(labels: Sequence[str]) -> bytes:
+    """The labels as bytes, each closed by a character that no label holds, so that no two lists look alike."""
+    return "".join(f"{label}\0" for label in labels).encode()

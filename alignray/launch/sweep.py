@@ -1,0 +1,275 @@
+"""Running a sweep: search, finals, comparison, report."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignray.data import Panel
+from alignray.errors import SweepError, WorkError
+from alignray.report import comparison_table, trials_table, write_comparison, write_report
+from alignray.serving import log_models
+from alignray.sweep import (
+    Manifest,
+    Progress,
+    Silent,
+    SweepConfig,
+    load_finals,
+    place,
+    ray_cluster,
+    run_search,
+    seal,
+    sweep_studies,
+    train_finals,
+)
+from alignray.tracking import (
+    EXPERIMENT,
+    RunEnd,
+    RunNote,
+    RunStart,
+    TrackerHandle,
+    resolve_tracking_uri,
+    start_tracker,
+    wait_until_written,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FLUSH_S = 60.0
+_FLUSH_INTERRUPTED_S = 5.0
+
+
+class Interrupted(WorkError):
+    """The user stopped the sweep; what was finished is kept."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SweepResult:
+    """A sweep that was run.
+
+    Attributes:
+        name: Its name.
+        folder: Its folder.
+        tracking_uri: The MLflow store that holds its runs.
+        trials: One row a trial: arm, number, state, value, epochs, reason, and its point of the space.
+        comparison: One row an arm and metric: value, low, high, and what they rest on.
+    """
+
+    name: str
+    folder: Path
+    tracking_uri: str
+    trials: pd.DataFrame
+    comparison: pd.DataFrame
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    *,
+    name: str | None = None,
+    storage: str | Path = "runs",
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Search, train the best of each arm afresh, score it once on the holdout, and compare.
+
+    Args:
+        sweep: The sweep.
+        name: Its name, and that of its folder; None for the template's name and the time.
+        storage: The folder of the sweeps; on a cluster, one that every node sees.
+        address: The Ray cluster: ``auto``, ``ray://host:port``; None starts one on this machine.
+        tracking_uri: The MLflow store; None for ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db``.
+        progress: Watches.
+
+    Raises:
+        DataError: The panel cannot be read.
+        SweepError: The name is taken, the folder cannot be written, the cluster does not answer.
+        Interrupted: Ctrl-C.
+        WorkError: The work failed.
+    """
+    progress = progress or Silent()
+    uri = resolve_tracking_uri(tracking_uri)
+    name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = _free_folder(Path(storage), name)
+    progress.phase(f"reading {sweep.data.source}")
+    panel = sweep.data.load()
+    sweep.split(panel.num_eras)
+    with ray_cluster(address):
+        manifest = Manifest.of(name, sweep, panel, uri)
+        _create(folder, manifest)
+        return _execute(folder, manifest, panel, progress)
+
+
+def resume_sweep(
+    name: str,
+    *,
+    storage: str | Path = "runs",
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Go on with a sweep that was interrupted: nothing that was finished is run again.
+
+    Args:
+        name: The sweep's name.
+        storage: The folder of the sweeps.
+        address: The Ray cluster; see `run_sweep`.
+        tracking_uri: The MLflow store; None for the one that the sweep began with.
+        progress: Watches.
+
+    Raises:
+        SweepError: There is no such sweep, or its data have changed since.
+        Interrupted: Ctrl-C.
+        WorkError: The work failed.
+    """
+    progress = progress or Silent()
+    folder = Path(storage).resolve() / name
+    manifest = Manifest.load(folder)
+    if tracking_uri is not None:
+        manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
+        manifest.save(folder)
+    progress.phase(f"reading {manifest.config.data.source}")
+    panel = manifest.config.data.load()
+    if panel.digest != manifest.data["digest"]:
+        raise SweepError(
+            f"sweep {name!r}: its data have changed since it began (digest {panel.digest[:12]}, "
+            f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
+        )
+    with ray_cluster(address):
+        return _execute(folder, manifest, panel, progress)
+
+
+def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
+    """The result of a sweep from its folder, as far as it got.
+
+    Raises:
+        SweepError: There is no such sweep.
+    """
+    folder = Path(storage).resolve() / name
+    return _result(folder, Manifest.load(folder))
+
+
+def _execute(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> SweepResult:
+    split = manifest.config.split(panel.num_eras)
+    searched, sealed = seal(panel, split.holdout, manifest.config.trial.split.embargo)
+    tracker = start_tracker(folder / "spool", manifest.tracking_uri, EXPERIMENT, manifest.id)
+    with _tracked(folder, manifest, tracker):
+        placed = place(searched)
+        progress.phase(f"searching {len(manifest.config.arms)} arms × {manifest.config.search.trials} trials")
+        studies = run_search(folder, manifest, placed, split.folds, tracker, progress)
+        progress.phase("training the best of each arm afresh")
+        manifest, finals = train_finals(
+            folder, manifest, studies, placed, place(sealed), split.folds[-1], tracker, progress
+        )
+        progress.phase("writing the comparison")
+        result = _result(folder, manifest)
+        csv = write_comparison(result.comparison, folder)
+        page = write_report(manifest, finals, result.trials, result.comparison, folder)
+        _log_results(tracker, manifest, [csv, page, folder / "manifest.json"], progress)
+        log_models(manifest, finals, _written_runs(tracker))
+    return result
+
+
+@contextmanager
+def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterator[None]:
+    """The sweep's parent run: begun, and ended as the work within ends."""
+    import ray
+
+    tags = {
+        "alignray.kind": "sweep",
+        "alignray.sweep": manifest.name,
+        "alignray.template": manifest.config.template,
+        "mlflow.runName": manifest.name,
+    }
+    ray.get(tracker.log.remote([RunStart(key=manifest.name, tags=tags, params=_sweep_params(manifest))]))
+    try:
+        yield
+    except KeyboardInterrupt:
+        ended = sum(
+            row.state != "running" for study in sweep_studies(folder, manifest).values() for row in study.rows()
+        )
+        _end(tracker, manifest, "KILLED", _FLUSH_INTERRUPTED_S)
+        raise Interrupted(
+            f"stopped; {ended} trials are finished and kept. Go on with: alignray resume {manifest.name}"
+            + ("" if folder.parent.name == "runs" else f" --storage {folder.parent}")
+        ) from None
+    except BaseException:
+        _end(tracker, manifest, "FAILED", _FLUSH_INTERRUPTED_S)
+        raise
+    left = _end(tracker, manifest, "FINISHED", _FLUSH_S)
+    if left:
+        raise WorkError(
+            f"MLflow does not hold everything yet ({left}); the rest is kept in {folder / 'spool'}. "
+            f"When MLflow is back: alignray resume {manifest.name}"
+        )
+
+
+def _end(tracker: TrackerHandle, manifest: Manifest, status: str, timeout_s: float) -> str:
+    tracker.log.remote([RunEnd(key=manifest.name, status=status)])
+    return wait_until_written(tracker, timeout_s)
+
+
+def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path], progress: Progress) -> None:
+    description = (
+        f"Sweep **{manifest.name}** of template `{manifest.config.template}`: the arms "
+        f"{', '.join(manifest.config.arms)}, {manifest.config.search.trials} trials each. "
+        "The comparison on the sealed holdout is in the artifacts: `report.html`, `comparison.csv`."
+    )
+    note = RunNote(key=manifest.name, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
+    tracker.log.remote([note])
+    left = wait_until_written(tracker, _FLUSH_S)
+    if left:
+        progress.warn(f"MLflow is behind: {left}")
+
+
+def _written_runs(tracker: TrackerHandle) -> dict[str, str]:
+    import ray
+
+    runs: dict[str, str] = ray.get(tracker.run_ids.remote())
+    return runs
+
+
+def _sweep_params(manifest: Manifest) -> dict[str, Any]:
+    from alignray.configuration import flatten, to_plain
+
+    flat = flatten(to_plain(manifest.config))
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def _result(folder: Path, manifest: Manifest) -> SweepResult:
+    studies = sweep_studies(folder, manifest)
+    trials = trials_table([row for study in studies.values() for row in study.rows()])
+    comparison = comparison_table(manifest, load_finals(folder, manifest), trials)
+    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison)
+
+
+def _free_folder(storage: Path, name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise SweepError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
+    folder = storage.resolve() / name
+    if folder.exists():
+        raise SweepError(
+            f"a sweep {name!r} is already in {storage}; choose another --name, or go on with it: alignray resume {name}"
+        )
+    there = next(parent for parent in folder.parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise SweepError(f"storage {str(storage)!r}: {there} cannot be written to; choose another --storage")
+    return folder
+
+
+def _create(folder: Path, manifest: Manifest) -> None:
+    try:
+        folder.mkdir(parents=True)
+        manifest.save(folder)
+    except FileExistsError:
+        raise SweepError(f"a sweep {manifest.name!r} has just been started; choose another --name") from None
+    except OSError as error:
+        raise SweepError(f"storage {str(folder.parent)!r}: cannot be written to ({error}); choose another") from error

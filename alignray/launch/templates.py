@@ -1,0 +1,77 @@
+"""Finding a sweep: a template by name, a module, or a file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from alignray.errors import SweepError
+from alignray.sweep import SweepConfig
+
+
+def list_templates() -> dict[str, Path]:
+    """The templates that come with alignray, by name."""
+    return {path.stem: path for path in sorted(_folder().glob("[!_]*.py"))}
+
+
+def find_sweep(name: str) -> SweepConfig:
+    """The sweep that a name means.
+
+    Args:
+        name: A template (``quickstart``), a module (``my_pkg.my_sweep``) or a file (``my_sweep.py``) with
+            ``def sweep() -> SweepConfig``.
+
+    Raises:
+        SweepError: There is none of that name, it cannot be imported, or it has no such function.
+    """
+    templates = list_templates()
+    if name in templates:
+        module = _import_file(templates[name])
+    elif name.endswith(".py"):
+        module = _import_file(Path(name))
+    else:
+        module = _import_module(name, templates)
+    sweep = getattr(module, "sweep", None)
+    if not callable(sweep):
+        raise SweepError(f"sweep {name!r}: expected `def sweep() -> SweepConfig` in {module.__file__}, got none")
+    config = sweep()
+    if not isinstance(config, SweepConfig):
+        raise SweepError(f"sweep {name!r}: expected sweep() to return a SweepConfig, got {type(config).__name__}")
+    return config
+
+
+def _folder() -> Path:
+    # A wheel carries the templates inside the package; in a checkout they lie beside it.
+    package = Path(__file__).parents[1]
+    inside = package / "templates"
+    return inside if inside.exists() else package.parent / "sweeps"
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SweepError(f"sweep {str(path)!r}: no such file")
+    spec = importlib.util.spec_from_file_location(f"alignray_sweep_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, AttributeError, NameError) as error:
+        raise SweepError(f"sweep {str(path)!r}: cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import_module(name: str, templates: dict[str, Path]) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does, so that a module beside the user is found
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.split(".")[0] != error.name.split(".")[0]:
+            raise SweepError(f"sweep {name!r}: cannot be imported: {error}") from error
+        raise SweepError(
+            f"no sweep {name!r}; expected a template ({', '.join(templates)}), a module or a .py file"
+        ) from error

@@ -1,0 +1,165 @@
+"""The four arms, each a loss per era with its closed-form gradient in the prediction.
+
+========================  =============================  ==================
+arm                       loss, with ``q = q(p)``        gradient in p
+========================  =============================  ==================
+``aligned``               ``C(q) − y·q``                 ``J (p − y)``
+``misaligned``            ``−y·q``                       ``−J y``
+``fenchel_young``         ``C*(p) − p·q(y) + C(q(y))``   ``q − q(y)``
+``mse``                   ``½ ‖p − y‖²``                 ``p − y``
+========================  =============================  ==================
+
+``J = ∂q/∂p``. Losses are to be minimised. A new arm is one class and one row in ``OBJECTIVES``.
+
+Sources: Blondel, Martins and Niculae, "Learning with Fenchel-Young losses", JMLR 21 (2020), for ``fenchel_young``;
+Elmachtoub and Grigas, "Smart 'predict, then optimize'", Management Science 68 (2022), doi:10.1287/mnsc.2020.3922, for
+decision regret.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from alignray.errors import InvalidArgumentError
+from alignray.solver import Solution, SolverLayer
+
+
+class Objective(ABC):
+    """A loss per era of a prediction against a target.
+
+    Args:
+        layer: The solver layer whose decisions the loss is about.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, layer: SolverLayer) -> None:
+        self.layer = layer
+
+    def __call__(self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The loss of each era, ``[...]``; see `evaluate`."""
+        return self.evaluate(p, y, F, mask)[0]
+
+    @abstractmethod
+    def evaluate(
+        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Solution | None]:
+        """The loss, and the solve behind it.
+
+        Args:
+            p: Predictions ``[..., n]``; the loss is differentiable in them.
+            y: Targets, broadcastable to p.
+            F: Factors ``[..., n, k]``, or None.
+            mask: Rows that count ``[..., n]``, or None for all.
+
+        Returns:
+            The loss of each era ``[...]``, and the solution at p (None where the objective needs none).
+        """
+
+
+class Aligned(Objective):
+    """The decision regret of p up to a constant in y: ``C(q(p)) − y·q(p)``."""
+
+    name: ClassVar[str] = "aligned"
+
+    def evaluate(
+        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Solution | None]:
+        """See `Objective.evaluate`."""
+        solution = self.layer(p, F, mask)
+        y = _known(y, mask)
+        q = solution.q.detach()
+        value = self.layer.cost(q, F, mask) - (y * q).sum(-1)
+        # The last term is 0 and carries the derivative J(p − y): at the optimum ∇C(q) is p, whatever the kinks.
+        error = (_known(p, mask) - y).detach()
+        return value + (error * (solution.q - q)).sum(-1), solution
+
+
+class Misaligned(Objective):
+    """The solver's costs left out: ``−y·q(p)``. Unbounded below where q is unbounded in p."""
+
+    name: ClassVar[str] = "misaligned"
+
+    def evaluate(
+        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Solution | None]:
+        """See `Objective.evaluate`."""
+        solution = self.layer(p, F, mask)
+        return -(_known(y, mask) * solution.q).sum(-1), solution
+
+
+class FenchelYoung(Objective):
+    """The aligned divergence with its arguments swapped: convex in p, and 0 where q(p) = q(y)."""
+
+    name: ClassVar[str] = "fenchel_young"
+
+    def evaluate(
+        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Solution | None]:
+        """See `Objective.evaluate`."""
+        with torch.no_grad():
+            solution = self.layer(p, F, mask)
+            best = self.layer(_known(y, mask), F, mask).q
+        # By the envelope theorem ∇C*(p) is q(p): q and q(y) are held, and only p is differentiated.
+        p, cost = _known(p, mask), self.layer.cost
+        conjugate = (p * solution.q).sum(-1) - cost(solution.q, F, mask)
+        return conjugate - (p * best).sum(-1) + cost(best, F, mask), solution
+
+
+class Mse(Objective):
+    """Predict, then optimise: ``½ ‖p − y‖²``."""
+
+    name: ClassVar[str] = "mse"
+
+    def evaluate(
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | None = None,  # noqa: ARG002
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Solution | None]:
+        """See `Objective.evaluate`."""
+        return 0.5 * (_known(p, mask) - _known(y, mask)).square().sum(-1), None
+
+
+OBJECTIVES: dict[str, type[Objective]] = {arm.name: arm for arm in (Aligned, Misaligned, FenchelYoung, Mse)}
+"""Every arm by name."""
+
+
+def objective(name: str, layer: SolverLayer) -> Objective:
+    """The arm of that name on a solver layer.
+
+    Raises:
+        InvalidArgumentError: No arm has that name.
+    """
+    if name not in OBJECTIVES:
+        raise InvalidArgumentError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {name!r}")
+    return OBJECTIVES[name](layer)
+
+
+def regret(layer: SolverLayer, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """What the decision of p loses against the decision of y, in the solver's own terms; at least 0.
+
+    ``aligned(p) − aligned(y) = D_C(q(p), q(y))``, the Bregman divergence of C.
+
+    Args:
+        layer: The solver layer.
+        p: Predictions ``[..., n]``.
+        y: Targets, broadcastable to p.
+        F: Factors ``[..., n, k]``, or None.
+        mask: Rows that count ``[..., n]``, or None for all.
+
+    Returns:
+        The regret of each era, ``[...]``.
+    """
+    aligned = Aligned(layer)
+    return aligned(p, y, F, mask) - aligned(_known(y, mask).to(p.dtype), y, F, mask)
+
+
+def _known(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values on the rows that count, 0 elsewhere (where they may be NaN)."""
+    return values if mask is None else torch.where(mask, values, 0.0)

@@ -1,0 +1,88 @@
+"""The comparison and the trials as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from alignray.search import TrialRow
+from alignray.statistics import default_block, paired_difference
+from alignray.sweep import FinalResult, Manifest
+from alignray.trial import METRICS
+
+BASELINE = "mse"
+"""The arm that the others are compared with, era by era, where it is among them."""
+
+_SEED_OF_INTERVALS = 0
+
+
+def trials_table(rows: Sequence[TrialRow]) -> pd.DataFrame:
+    """One row a trial: arm, number, state, value, epochs, reason, and its point of the space by dotted path."""
+    columns = ["arm", "number", "state", "value", "epochs", "reason"]
+    records = [{**{key: value for key, value in asdict(row).items() if key in columns}, **row.values} for row in rows]
+    frame = pd.DataFrame(records)
+    return frame if records else pd.DataFrame(columns=columns)
+
+
+def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: pd.DataFrame) -> pd.DataFrame:
+    """The arms on the sealed holdout.
+
+    Args:
+        manifest: The sweep.
+        finals: The final results.
+        trials: The trials.
+
+    Returns:
+        One row an arm and metric: ``arm``, ``metric``, ``value`` with its interval ``low`` … ``high``, ``validation``
+        (the final model's own), ``difference`` to the mse arm era by era with its interval, ``members``, ``eras``,
+        ``trials``, ``failed``, and ``looks``, how often the holdout was looked at.
+    """
+    level = manifest.config.holdout.level
+    baseline = next((final for final in finals if final.arm == BASELINE), None)
+    records = []
+    for final in finals:
+        of_arm = trials[trials["arm"] == final.arm]
+        for metric in METRICS:
+            interval = final.interval(metric, level)
+            record = {
+                "arm": final.arm,
+                "metric": metric,
+                "value": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "validation": final.validation[f"val/{metric}"],
+            }
+            if baseline is not None and final is not baseline:
+                difference = paired_difference(
+                    final.by_era(metric),
+                    baseline.by_era(metric),
+                    block=default_block(len(final.scores.eras)),
+                    seed=_SEED_OF_INTERVALS,
+                    level=level,
+                )
+                record |= {
+                    "difference": difference.value,
+                    "difference_low": difference.low,
+                    "difference_high": difference.high,
+                }
+            record |= {
+                "members": manifest.config.holdout.members,
+                "eras": len(final.scores.eras),
+                "trials": len(of_arm),
+                "failed": int((of_arm["state"] == "failed").sum()),
+                "looks": manifest.holdout_looks.get(final.arm, 0),
+            }
+            records.append(record)
+    return pd.DataFrame(records)
+
+
+def write_comparison(comparison: pd.DataFrame, folder: Path) -> Path:
+    """Write ``comparison.csv``, whole or not at all."""
+    path = folder / "comparison.csv"
+    partial = path.with_name("comparison.csv.partial")
+    comparison.to_csv(partial, index=False)
+    partial.replace(path)
+    return path

@@ -1,0 +1,18 @@
+"""What is searched, and the record of it: spaces and Optuna studies."""
+
+from alignray.search.space import Choice, Distribution, Float, Int, Space
+from alignray.search.studies import SAMPLERS, ArmStudy, Proposal, SearchConfig, TrialRow, open_studies
+
+__all__ = [
+    "SAMPLERS",
+    "ArmStudy",
+    "Choice",
+    "Distribution",
+    "Float",
+    "Int",
+    "Proposal",
+    "SearchConfig",
+    "Space",
+    "TrialRow",
+    "open_studies",
+]

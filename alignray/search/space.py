@@ -1,0 +1,218 @@
+"""Search spaces: what may vary in a trial, by the dotted path of the field.
+
+    space = Space({
+        "model.family": Choice(("linear", "mlp")),
+        "model.depth": Int(1, 3, when={"model.family": ("mlp",)}),
+        "cost.soft_l1.strength": Float(0.01, 0.5, log=True),
+    })
+
+A distribution with a ``when`` exists only where the fields named there took one of the values listed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, cast
+
+from alignray.configuration import flatten, replace_at, to_plain
+from alignray.errors import ConfigurationError
+from alignray.types import Plain
+
+if TYPE_CHECKING:
+    import optuna
+
+T = TypeVar("T")
+Value: TypeAlias = "bool | int | float | str"
+Condition: TypeAlias = "Mapping[str, tuple[Value, ...]] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution(ABC):
+    """The values that one field may take."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def suggest(self, trial: optuna.Trial, path: str) -> Value:
+        """A value for the field at that path, from an Optuna trial."""
+
+    @abstractmethod
+    def extremes(self) -> tuple[Value, ...]:
+        """Values that show whether the field takes every value of the distribution."""
+
+    @abstractmethod
+    def __contains__(self, value: object) -> bool: ...
+
+    @property
+    def condition(self) -> Mapping[str, tuple[Value, ...]]:
+        """The values of earlier fields under which this one exists; empty for always."""
+        return getattr(self, "when", None) or {}
+
+    def to_plain(self) -> dict[str, Plain]:
+        """The distribution as plain data, its class under ``kind``."""
+        return {"kind": self.kind, **{field.name: to_plain(getattr(self, field.name)) for field in fields(self)}}
+
+    @classmethod
+    def from_plain(cls, plain: Plain) -> Distribution:
+        """The inverse of `to_plain`.
+
+        Raises:
+            ConfigurationError: No distribution has that kind, or a parameter does not fit.
+        """
+        if not isinstance(plain, Mapping) or plain.get("kind") not in DISTRIBUTIONS:
+            raise ConfigurationError(f"space: expected a kind of {', '.join(DISTRIBUTIONS)}, got {plain!r}")
+        parameters: dict[str, Any] = {key: value for key, value in plain.items() if key != "kind"}
+        if parameters.get("when"):
+            parameters["when"] = {key: tuple(values) for key, values in parameters["when"].items()}
+        if "options" in parameters:
+            parameters["options"] = tuple(parameters["options"])
+        try:
+            distribution: Distribution = DISTRIBUTIONS[cast("str", plain["kind"])](**parameters)
+        except TypeError as error:
+            raise ConfigurationError(f"space: {plain!r} does not describe a distribution ({error})") from error
+        return distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Float(Distribution):
+    """A number between two bounds, uniform, or uniform in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: Condition = None
+    kind: ClassVar[str] = "float"
+
+    def __post_init__(self) -> None:
+        _require_bounds(self.low, self.high, log=self.log)
+
+    def suggest(self, trial: optuna.Trial, path: str) -> Value:
+        """See `Distribution.suggest`."""
+        return trial.suggest_float(path, self.low, self.high, log=self.log)
+
+    def extremes(self) -> tuple[Value, ...]:
+        """See `Distribution.extremes`."""
+        return (self.low, self.high)
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Int(Distribution):
+    """A whole number between two bounds, both included."""
+
+    low: int
+    high: int
+    log: bool = False
+    when: Condition = None
+    kind: ClassVar[str] = "int"
+
+    def __post_init__(self) -> None:
+        _require_bounds(self.low, self.high, log=self.log)
+
+    def suggest(self, trial: optuna.Trial, path: str) -> Value:
+        """See `Distribution.suggest`."""
+        return trial.suggest_int(path, self.low, self.high, log=self.log)
+
+    def extremes(self) -> tuple[Value, ...]:
+        """See `Distribution.extremes`."""
+        return (self.low, self.high)
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Distribution):
+    """One of some values, without an order."""
+
+    options: tuple[Value, ...]
+    when: Condition = None
+    kind: ClassVar[str] = "choice"
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ConfigurationError("options: expected at least one, got none")
+
+    def suggest(self, trial: optuna.Trial, path: str) -> Value:
+        """See `Distribution.suggest`."""
+        return cast("Value", trial.suggest_categorical(path, self.options))
+
+    def extremes(self) -> tuple[Value, ...]:
+        """See `Distribution.extremes`."""
+        return self.options
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.options
+
+
+DISTRIBUTIONS: dict[str, type[Any]] = {kind.kind: kind for kind in (Float, Int, Choice)}
+"""Every distribution by its kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A search space: distributions by the dotted path of the field they set, in the order in which they are drawn."""
+
+    distributions: Mapping[str, Distribution]
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+        """A value for every field that exists, given the earlier ones."""
+        values: dict[str, Value] = {}
+        for path, distribution in self.distributions.items():
+            if _holds(distribution.condition, values):
+                values[path] = distribution.suggest(trial, path)
+        return values
+
+    def values_of(self, config: Any) -> dict[str, Value]:
+        """The configuration's own values, as a point of the space; fields outside their distribution are left out."""
+        flat = flatten(to_plain(config))
+        values: dict[str, Value] = {}
+        for path, distribution in self.distributions.items():
+            value = flat.get(path)
+            if value is not None and value in distribution and _holds(distribution.condition, values):
+                values[path] = value
+        return values
+
+    def require_fit(self, config: Any) -> None:
+        """Check that the configuration has every field of the space, and that the field takes every value.
+
+        Raises:
+            ConfigurationError: A field does not exist, cannot take a value, or depends on one that is not drawn before.
+        """
+        seen: set[str] = set()
+        for path, distribution in self.distributions.items():
+            for needed in distribution.condition:
+                if needed not in seen:
+                    raise ConfigurationError(f"space.{path}: expected {needed!r}, its condition, to come before it")
+            for value in distribution.extremes():
+                try:
+                    replace_at(config, {path: value})
+                except ValueError as error:
+                    raise ConfigurationError(f"space.{path}: {error}") from error
+            seen.add(path)
+
+    def to_plain(self) -> dict[str, Plain]:
+        """The space as plain data."""
+        return {path: distribution.to_plain() for path, distribution in self.distributions.items()}
+
+    @classmethod
+    def from_plain(cls, plain: Plain) -> Space:
+        """The inverse of `to_plain`."""
+        if not isinstance(plain, Mapping):
+            raise ConfigurationError(f"space: expected distributions by path, got {plain!r}")
+        return cls({path: Distribution.from_plain(value) for path, value in plain.items()})
+
+
+def _holds(condition: Mapping[str, tuple[Value, ...]], values: Mapping[str, Value]) -> bool:
+    return all(values.get(path) in allowed for path, allowed in condition.items())
+
+
+def _require_bounds(low: float, high: float, *, log: bool) -> None:
+    if not low <= high:
+        raise ConfigurationError(f"low, high: expected low at most high, got {low} and {high}")
+    if log and not low > 0:
+        raise ConfigurationError(f"low: expected a number above 0 on a logarithmic scale, got {low}")

@@ -1,0 +1,30 @@
+"""A search over trials on a Ray cluster, at equal budgets for every arm."""
+
+from alignray.sweep.cluster import ray_cluster
+from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
+from alignray.sweep.manifest import Manifest
+from alignray.sweep.placement import Placed, place
+from alignray.sweep.progress import Progress, Silent, Snapshot
+from alignray.sweep.search import run_search, sweep_studies
+
+__all__ = [
+    "DataConfig",
+    "FinalResult",
+    "HoldoutConfig",
+    "Manifest",
+    "Placed",
+    "Progress",
+    "ResourceConfig",
+    "SchedulerConfig",
+    "Silent",
+    "Snapshot",
+    "SweepConfig",
+    "load_finals",
+    "place",
+    "ray_cluster",
+    "run_search",
+    "seal",
+    "sweep_studies",
+    "train_finals",
+]

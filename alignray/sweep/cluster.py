@@ -1,0 +1,53 @@
+"""The Ray cluster that a sweep runs on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from alignray.errors import SweepError
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody unless the user turns it on
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: the journal says what to go on with
+}
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one on this machine and stop it afterwards.
+
+    Args:
+        address: ``auto``, ``ray://host:port``, …, or None for this machine.
+
+    Raises:
+        SweepError: No cluster answers at the address.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options["include_dashboard"] = False
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = address or "this machine"
+        raise SweepError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}; is it running?") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,184 @@
+"""The configuration of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignray.data import Panel, WalkForward, datasets, walk_forward
+from alignray.errors import ConfigurationError
+from alignray.objectives import OBJECTIVES
+from alignray.search import SearchConfig, Space
+from alignray.trial import TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The panel.
+
+    Attributes:
+        source: ``sp500``, or the path of a parquet file.
+        era: The era column of a file.
+        target: Its target column.
+        features: Its features: names or patterns.
+        factors: Its factors: names or patterns; None for the features themselves.
+        id: Its column of row names, where it has one.
+    """
+
+    source: str = "sp500"
+    era: str = "era"
+    target: str = "target"
+    features: tuple[str, ...] = ("feature_*",)
+    factors: tuple[str, ...] | None = None
+    id: str = "id"
+
+    def load(self) -> Panel:
+        """Read the panel.
+
+        Raises:
+            DataError: The file is missing, or lacks a column, or holds what cannot be used.
+        """
+        if self.source == "sp500":
+            return datasets.sp500()
+        if "/" not in self.source and "." not in self.source:
+            raise ConfigurationError(f"data.source: expected sp500 or the path of a parquet file, got {self.source!r}")
+        return Panel.from_parquet(
+            Path(self.source),
+            era=self.era,
+            target=self.target,
+            features=list(self.features),
+            factors=None if self.factors is None else list(self.factors),
+            id=self.id,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulerConfig:
+    """How poor trials are stopped early. Each arm is halved on its own: no arm's trial is stopped by another arm's.
+
+    Attributes:
+        name: ``asha``, or ``fifo`` to stop none.
+        grace_epochs: Epochs that every trial gets.
+        reduction: At each rung one trial in so many goes on.
+    """
+
+    name: str = "asha"
+    grace_epochs: int = 4
+    reduction: int = 2
+
+    def __post_init__(self) -> None:
+        if self.name not in ("asha", "fifo"):
+            raise ConfigurationError(f"scheduler.name: expected asha or fifo, got {self.name!r}")
+        if self.grace_epochs < 1:
+            raise ConfigurationError(f"scheduler.grace_epochs: expected at least 1, got {self.grace_epochs}")
+        if self.reduction < 2:
+            raise ConfigurationError(f"scheduler.reduction: expected at least 2, got {self.reduction}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResourceConfig:
+    """What a trial runs on, and what it survives.
+
+    Attributes:
+        cpus_per_trial: Cores, or a share of one.
+        gpus_per_trial: GPUs, or a share of one; 0 trains on the CPU.
+        max_concurrent: Trials at once; None for as many as the cluster holds.
+        max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
+        checkpoint_every: Epochs between checkpoints.
+        time_budget_s: Seconds after which the search stops; None for no limit.
+    """
+
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    max_concurrent: int | None = None
+    max_failures: int = 3
+    checkpoint_every: int = 5
+    time_budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.cpus_per_trial > 0:
+            raise ConfigurationError(f"resources.cpus_per_trial: expected a number above 0, got {self.cpus_per_trial}")
+        if not self.gpus_per_trial >= 0:
+            raise ConfigurationError(f"resources.gpus_per_trial: expected at least 0, got {self.gpus_per_trial}")
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise ConfigurationError(f"resources.max_concurrent: expected at least 1, got {self.max_concurrent}")
+        if self.max_failures < 0:
+            raise ConfigurationError(f"resources.max_failures: expected at least 0, got {self.max_failures}")
+        if self.checkpoint_every < 1:
+            raise ConfigurationError(f"resources.checkpoint_every: expected at least 1, got {self.checkpoint_every}")
+        if self.time_budget_s is not None and not self.time_budget_s > 0:
+            raise ConfigurationError(f"resources.time_budget_s: expected a number above 0, got {self.time_budget_s}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldoutConfig:
+    """The sealed last eras, and the models that are scored on them once.
+
+    Attributes:
+        eras: Eras sealed.
+        members: Members of each arm's final model.
+        seed: Their seed, other than that of the search.
+        level: The confidence level of the intervals.
+    """
+
+    eras: int
+    members: int = 8
+    seed: int = 1
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.eras < 1:
+            raise ConfigurationError(f"holdout.eras: expected at least 1, got {self.eras}")
+        if self.members < 1:
+            raise ConfigurationError(f"holdout.members: expected at least 1, got {self.members}")
+        if not 0 < self.level < 1:
+            raise ConfigurationError(f"holdout.level: expected a number between 0 and 1, got {self.level}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepConfig:
+    """A sweep: every number that its result depends on.
+
+    Attributes:
+        template: The template's name.
+        data: The panel.
+        trial: The trial that the space varies.
+        space: What varies.
+        holdout: The sealed eras.
+        arms: The objectives compared, each with the same budget.
+        search: How the space is searched.
+        scheduler: How poor trials are stopped.
+        resources: What a trial runs on.
+    """
+
+    template: str
+    data: DataConfig = field(default_factory=DataConfig)
+    trial: TrialConfig
+    space: Space
+    holdout: HoldoutConfig
+    arms: tuple[str, ...] = tuple(OBJECTIVES)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    resources: ResourceConfig = field(default_factory=ResourceConfig)
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            if arm not in OBJECTIVES:
+                raise ConfigurationError(f"arms: expected some of {', '.join(OBJECTIVES)}, got {arm!r}")
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ConfigurationError(f"arms: expected at least one, each once, got {list(self.arms)}")
+        if self.holdout.seed == self.trial.seed:
+            raise ConfigurationError(
+                f"holdout.seed: expected another seed than trial.seed, got {self.holdout.seed} for both; "
+                "the final models must not be those that the search selected"
+            )
+        self.space.require_fit(self.trial)
+
+    def split(self, num_eras: int) -> WalkForward:
+        """The folds and the holdout of a panel of so many eras.
+
+        Raises:
+            InvalidArgumentError: The panel is too short.
+        """
+        split = self.trial.split
+        return walk_forward(num_eras, folds=split.folds, embargo=split.embargo, holdout=self.holdout.eras)

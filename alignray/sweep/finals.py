@@ -1,0 +1,225 @@
+"""The final phase: the best configuration of each arm, trained afresh and scored once on the sealed holdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alignray.checkpoint import Checkpoint
+from alignray.configuration import flatten, from_plain, replace_at, to_plain
+from alignray.data import Fold, Panel
+from alignray.search import ArmStudy
+from alignray.statistics import Interval, block_bootstrap, default_block, mean
+from alignray.sweep.manifest import Manifest
+from alignray.sweep.placement import Placed
+from alignray.sweep.progress import Progress
+from alignray.sweep.search import dataset_input, trial_tags
+from alignray.tracking import RunEnd, RunMetrics, RunStart, TrackerHandle
+from alignray.trial import METRICS, Scores, Trial, TrialConfig, score
+from alignray.trial.trial import build_layer
+
+FOLDER = "final"
+_MODEL, _SCORES = "model.safetensors", "holdout.json"
+_SEED_OF_INTERVALS = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FinalResult:
+    """The final model of an arm and its score on the holdout.
+
+    Attributes:
+        arm: The objective.
+        config: Its configuration.
+        model: The file of its weights.
+        validation: Its validation metrics at its best epoch: ``val/…``.
+        best_epoch: That epoch.
+        scores: Its metrics on the holdout, by era and member.
+    """
+
+    arm: str
+    config: TrialConfig
+    model: Path
+    validation: Mapping[str, float]
+    best_epoch: int
+    scores: Scores
+
+    @property
+    def key(self) -> str:
+        """The final run's name within the sweep."""
+        return final_key(self.arm)
+
+    def by_era(self, metric: str) -> npt.NDArray[np.float64]:
+        """A metric of each holdout era, the mean over the members that have one, ``[eras]``."""
+        return mean(self.scores.series[metric].T)
+
+    def interval(self, metric: str, level: float) -> Interval:
+        """The mean over members of the metric on the holdout, with a block bootstrap interval over its eras."""
+        series, summary = self.scores.series[metric], METRICS[metric].summary
+
+        def statistic(eras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            # Eras are drawn for all members at once: members that share an era share its luck.
+            return mean(summary(series[:, eras.astype(np.int64)]).T)
+
+        eras = np.arange(series.shape[1], dtype=np.float64)
+        return block_bootstrap(
+            eras, statistic=statistic, block=default_block(len(eras)), seed=_SEED_OF_INTERVALS, level=level
+        )
+
+
+def final_key(arm: str) -> str:
+    """The name of an arm's final run within its sweep."""
+    return f"{arm}-final"
+
+
+def train_finals(
+    folder: Path,
+    manifest: Manifest,
+    studies: Mapping[str, ArmStudy],
+    panel: Placed,
+    holdout: Placed,
+    fold: Fold,
+    tracker: TrackerHandle,
+    progress: Progress,
+) -> tuple[Manifest, list[FinalResult]]:
+    """Train and score the final model of every arm that has none yet.
+
+    Args:
+        folder: The sweep's folder.
+        manifest: The sweep; it counts every look at the holdout, before the look is taken.
+        studies: The studies, searched.
+        panel: The eras that may be searched.
+        holdout: The sealed eras.
+        fold: The last fold: its training eras are the most recent and the most.
+        tracker: Receives the final runs.
+        progress: Watches.
+
+    Returns:
+        The manifest with its looks, and the results by arm.
+    """
+    import ray
+
+    resources = manifest.config.resources
+    train = ray.remote(
+        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=resources.max_failures
+    )(_train_final)
+    pending: dict[Any, str] = {}
+    for arm, study in studies.items():
+        if (folder / FOLDER / arm / _SCORES).exists():
+            continue
+        best = study.best()
+        assert best is not None  # the search has seen to it
+        config = final_config(manifest, arm, best.values)
+        tags = {
+            **trial_tags(manifest, arm, "final"),
+            "alignray.trial": str(best.number),
+            "mlflow.runName": final_key(arm),
+        }
+        start = RunStart(
+            key=final_key(arm),
+            tags=tags,
+            params=flatten(to_plain(config)),
+            parent=manifest.name,
+            datasets=dataset_input(manifest, "holdout"),
+        )
+        ray.get(tracker.log.remote([start]))
+        manifest = manifest.with_look(arm)
+        manifest.save(folder)
+        task = train.remote(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)
+        pending[task] = arm
+    while pending:
+        (done,), _ = ray.wait(list(pending), num_returns=1)
+        arm = pending.pop(done)
+        ray.get(done)
+        result = load_final(folder, arm)
+        _report(result, manifest, tracker)
+        progress.phase(f"{arm}: the final model is scored on the holdout")
+    return manifest, load_finals(folder, manifest)
+
+
+def final_config(manifest: Manifest, arm: str, values: Mapping[str, Any]) -> TrialConfig:
+    """The configuration of an arm's final model: the best trial's, with the holdout's members and seed."""
+    config = replace_at(manifest.config.trial, {"objective": arm, **values})
+    return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
+
+
+def load_finals(folder: Path, manifest: Manifest) -> list[FinalResult]:
+    """The final results of a sweep, in the order of its arms; those not there yet are left out."""
+    return [load_final(folder, arm) for arm in manifest.config.arms if (folder / FOLDER / arm / _SCORES).exists()]
+
+
+def load_final(folder: Path, arm: str) -> FinalResult:
+    """The final result of an arm."""
+    home = folder / FOLDER / arm
+    stored = json.loads((home / _SCORES).read_text())
+    scores = Scores(
+        eras=tuple(stored["eras"]),
+        series={name: np.asarray(values, dtype=np.float64) for name, values in stored["series"].items()},
+        residual_max=stored["residual_max"],
+        unconverged=stored["unconverged"],
+    )
+    return FinalResult(
+        arm=arm,
+        config=from_plain(TrialConfig, stored["config"]),
+        model=home / _MODEL,
+        validation=stored["validation"],
+        best_epoch=stored["best_epoch"],
+        scores=scores,
+    )
+
+
+def _train_final(
+    config: TrialConfig, panel: Placed, holdout: Placed, fold: Fold, home: Path, key: str, tracker: TrackerHandle
+) -> None:
+    """Runs on a worker: train on the last fold, keep the best epoch, score the holdout, write both files."""
+    import ray
+
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    searched = panel.fetch()
+    trial = Trial(config, searched, folds=[fold], device=device)
+    while not trial.finished:
+        metrics = trial.step()
+        tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)])
+    members = trial.best_members()
+    sealed = holdout.fetch()
+    scores = score(members, build_layer(config), config.scoring, sealed, range(sealed.num_eras))
+    home.mkdir(parents=True, exist_ok=True)
+    record = {"config": to_plain(config), "schema": to_plain(sealed.schema), "best_epoch": trial.best_epoch}
+    Checkpoint(members.state(), record).save(home / _MODEL)
+    stored = {
+        "config": to_plain(config),
+        "best_epoch": trial.best_epoch,
+        "validation": trial.best,
+        "eras": list(scores.eras),
+        "residual_max": scores.residual_max,
+        "unconverged": scores.unconverged,
+        "series": {name: values.tolist() for name, values in scores.series.items()},
+    }
+    partial = home / f"{_SCORES}.partial"
+    partial.write_text(json.dumps(stored))
+    partial.replace(home / _SCORES)
+
+
+def _report(result: FinalResult, manifest: Manifest, tracker: TrackerHandle) -> None:
+    values: dict[str, float] = {}
+    for metric in METRICS:
+        interval = result.interval(metric, manifest.config.holdout.level)
+        values |= {
+            f"holdout/{metric}": interval.value,
+            f"holdout/{metric}_low": interval.low,
+            f"holdout/{metric}_high": interval.high,
+        }
+    last = RunMetrics(key=result.key, step=manifest.config.trial.training.epochs + 1, values=values)
+    tracker.log.remote([last, RunEnd(key=result.key, status="FINISHED", tags={"alignray.state": "complete"})])
+
+
+def seal(panel: Panel, split_holdout: range, embargo: int) -> tuple[Panel, Panel]:
+    """Cut a panel into the eras that may be searched and the holdout; the embargo between them is in neither."""
+    return panel.cut(0, split_holdout.start - embargo), panel.cut(split_holdout.start, split_holdout.stop)

@@ -1,0 +1,141 @@
+"""The manifest: a sweep's whole configuration and circumstances, enough to run it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+from alignray.configuration import from_plain, to_plain
+from alignray.data import Panel
+from alignray.errors import SweepError
+from alignray.sweep.config import SweepConfig
+
+_FORMAT = 1
+_FILE = "manifest.json"
+_PACKAGES = ("alignray", "torch", "ray", "optuna", "mlflow", "cvxpylayers", "numpy", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a sweep is and where it ran.
+
+    Attributes:
+        name: The sweep's name.
+        id: What tells it from another sweep of the same name.
+        created: When, in ISO 8601, UTC.
+        tracking_uri: The MLflow store.
+        config: The configuration.
+        data: The panel's digest and size.
+        versions: Packages and Python.
+        devices: The machine that started it.
+        git_commit: The commit of the working folder, marked where files differ from it; None outside git.
+        holdout_looks: By arm, how often a model was scored on the holdout.
+    """
+
+    name: str
+    id: str
+    created: str
+    tracking_uri: str
+    config: SweepConfig
+    data: dict[str, Any]
+    versions: dict[str, str]
+    devices: dict[str, Any]
+    git_commit: str | None
+    holdout_looks: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, config: SweepConfig, panel: Panel, tracking_uri: str) -> Manifest:
+        """The manifest of a sweep that is about to start here."""
+        return cls(
+            name=name,
+            id=uuid.uuid4().hex,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            tracking_uri=tracking_uri,
+            config=config,
+            data={
+                "source": config.data.source,
+                "digest": panel.digest,
+                "eras": panel.num_eras,
+                "rows": panel.num_rows,
+                "features": panel.num_features,
+                "factors": panel.num_factors,
+                "first_era": panel.eras[0],
+                "last_era": panel.eras[-1],
+            },
+            versions=_versions(),
+            devices=_devices(),
+            git_commit=_git_commit(),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest of a sweep's folder.
+
+        Raises:
+            SweepError: There is none, it cannot be read, or a newer version wrote it.
+        """
+        path = folder / _FILE
+        try:
+            plain = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            known = sorted(found.parent.name for found in folder.parent.glob(f"*/{_FILE}"))
+            hint = f"the sweeps there are {', '.join(known)}" if known else "there are no sweeps there"
+            raise SweepError(f"no sweep {folder.name!r} in {folder.parent}; {hint}") from error
+        except (OSError, ValueError) as error:
+            raise SweepError(
+                f"{path}: expected a sweep's manifest, got a file that cannot be read ({error})"
+            ) from error
+        if plain.pop("format", 0) > _FORMAT:
+            raise SweepError(f"{path}: written by a newer alignray; upgrade to go on with this sweep")
+        return from_plain(cls, plain)
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest, whole or not at all."""
+        plain = {"format": _FORMAT, **cast("dict[str, Any]", to_plain(self))}
+        partial = folder / f"{_FILE}.partial"
+        partial.write_text(json.dumps(plain, indent=2) + "\n")
+        partial.replace(folder / _FILE)
+
+    def with_tracking(self, uri: str) -> Manifest:
+        """The manifest with another MLflow store."""
+        return replace(self, tracking_uri=uri)
+
+    def with_look(self, arm: str) -> Manifest:
+        """The manifest with one more look of an arm at the holdout."""
+        return replace(self, holdout_looks={**self.holdout_looks, arm: self.holdout_looks.get(arm, 0) + 1})
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
+
+
+def _git_commit() -> str | None:
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

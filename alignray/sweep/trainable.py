@@ -1,0 +1,108 @@
+"""What Ray Tune runs on a worker: one trial, an epoch a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from alignray.checkpoint import Checkpoint
+from alignray.configuration import replace_at
+from alignray.data import Fold
+from alignray.errors import AlignrayError
+from alignray.search import Proposal
+from alignray.sweep.placement import Placed
+from alignray.tracking import RunMetrics, TrackerHandle
+from alignray.trial import Trial, TrialConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrialContext:
+    """What every trial of a sweep shares.
+
+    Attributes:
+        base: The trial that proposals vary.
+        panel: The eras that may be searched: the holdout is not among them.
+        folds: The folds.
+        tracker: Receives the metrics.
+        checkpoints: The folder of the trials' checkpoints, on storage that every node sees.
+        checkpoint_every: Epochs between checkpoints.
+        threads: Threads of a trial.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    base: TrialConfig
+    panel: Placed
+    folds: tuple[Fold, ...]
+    tracker: TrackerHandle
+    checkpoints: Path
+    checkpoint_every: int
+    threads: int
+    device: str
+
+    def trial_config(self, proposal: Proposal) -> TrialConfig:
+        """The configuration of a proposed trial."""
+        return replace_at(self.base, {"objective": proposal.arm, **proposal.values})
+
+    def checkpoint_path(self, key: str) -> Path:
+        """Where a trial's checkpoint lies."""
+        return self.checkpoints / f"{key}.safetensors"
+
+
+class TrialTrainable(tune.Trainable):
+    """Runs trials one after the other in one process.
+
+    A trial goes on from its checkpoint wherever it is started again: after its worker was lost, or its whole sweep.
+    What fails by its own doing (a loss that is not finite) ends as failed, with its reason; only a lost worker is retried.
+    """
+
+    def setup(self, config: dict[str, Any], *, context: TrialContext) -> None:
+        """Begin the first trial of this process."""
+        torch.set_num_threads(context.threads)
+        self._context, self._panel = context, context.panel.fetch()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in the same process: the panel is mapped already."""
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch.
+
+        Returns:
+            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``, a reason.
+        """
+        if self._trial is None:
+            return {"done": True, "finished": False, "epoch": 0, "failed": self._reason}
+        try:
+            metrics = self._trial.step()
+        except AlignrayError as error:
+            return {"done": True, "finished": False, "epoch": self._trial.epoch, "failed": str(error)}
+        epoch, finished = self._trial.epoch, self._trial.finished
+        self._context.tracker.log.remote([RunMetrics(key=self._key, step=epoch, values=metrics)])
+        if not finished and epoch % self._context.checkpoint_every == 0:
+            self._trial.checkpoint().save(self._context.checkpoint_path(self._key))
+        return {
+            "done": finished,
+            "finished": finished,
+            "epoch": epoch,
+            "score": self._trial.best[self._trial.metric],
+        }
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        proposal: Proposal = config["proposal"]
+        self._key = proposal.key
+        self._trial: Trial | None = None
+        context = self._context
+        try:
+            self._trial = Trial(context.trial_config(proposal), self._panel, folds=context.folds, device=context.device)
+            path = context.checkpoint_path(self._key)
+            if path.exists():
+                self._trial.restore(Checkpoint.load(path))
+        except AlignrayError as error:
+            self._trial, self._reason = None, str(error)

@@ -1,0 +1,74 @@
+"""The spool: every event is on disk before MLflow hears of it, and stays until MLflow has confirmed it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignray.tracking.events import Event, RunMetrics
+
+
+class Spool:
+    """An append-only file of events, with the offset up to which MLflow has confirmed them.
+
+    One process writes. A line that a crash cut short is dropped on opening: its event was never acknowledged.
+
+    Args:
+        folder: The spool's folder, created if need be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events, self._offset_file = folder / "events.jsonl", folder / "confirmed"
+        self._repair()
+        self._last_step: dict[str, int] = {}
+        for line in self._events.read_text().splitlines():
+            self._remember(Event.from_line(line))
+        self._file = self._events.open("ab")
+        self.confirmed = int(self._offset_file.read_text()) if self._offset_file.exists() else 0
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Write events down. Metrics of a step that is already there are dropped: a retried trial repeats its steps."""
+        for event in events:
+            if isinstance(event, RunMetrics) and event.step <= self._last_step.get(event.key, 0):
+                continue
+            self._remember(event)
+            self._file.write(f"{event.to_line()}\n".encode())
+        self._file.flush()
+
+    def pending(self, limit: int) -> tuple[list[Event], int]:
+        """The oldest unconfirmed events, at most `limit`, and the offset that confirms them."""
+        events: list[Event] = []
+        with self._events.open("rb") as file:
+            file.seek(self.confirmed)
+            end = self.confirmed
+            for line in file:
+                if len(events) == limit or not line.endswith(b"\n"):
+                    break
+                events.append(Event.from_line(line.decode()))
+                end += len(line)
+        return events, end
+
+    def confirm(self, offset: int) -> None:
+        """Note that MLflow holds everything before the offset."""
+        partial = self._offset_file.with_suffix(".partial")
+        partial.write_text(str(offset))
+        partial.replace(self._offset_file)
+        self.confirmed = offset
+
+    @property
+    def size(self) -> int:
+        """Bytes not yet confirmed."""
+        return self._events.stat().st_size - self.confirmed
+
+    def _remember(self, event: Event) -> None:
+        if isinstance(event, RunMetrics):
+            self._last_step[event.key] = event.step
+
+    def _repair(self) -> None:
+        self._events.touch()
+        content = self._events.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self._events, whole)

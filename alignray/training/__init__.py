@@ -1,0 +1,7 @@
+"""Training: members, epochs, optimiser."""
+
+from alignray.training.config import OPTIMISERS, OptimiserConfig, TrainingConfig
+from alignray.training.members import Members
+from alignray.training.trainer import EpochStats, Trainer
+
+__all__ = ["OPTIMISERS", "EpochStats", "Members", "OptimiserConfig", "Trainer", "TrainingConfig"]

@@ -1,0 +1,173 @@
+"""The training loop of one fold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignray.data import Batch, Panel
+from alignray.errors import TrainingError
+from alignray.objectives import Mse, Objective
+from alignray.training.config import OPTIMISERS, TrainingConfig
+from alignray.training.members import Members
+
+_OPTIMISER = "optimiser."
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStats:
+    """One epoch of training.
+
+    Attributes:
+        loss: The mean training loss a row, over eras and members.
+        residual_max: The largest KKT residual of the epoch's solves (0 where none was needed).
+        unconverged: Eras × members left out of the step because their solve did not converge.
+        seconds: The epoch's time.
+        solver_seconds: Of that, the solves and the gradients through them.
+    """
+
+    loss: float
+    residual_max: float
+    unconverged: int
+    seconds: float
+    solver_seconds: float
+
+
+class Trainer:
+    """Trains members on some eras of a panel.
+
+    The order of the eras depends on the seed and the epoch alone, so an epoch repeats exactly after a resume and is the
+    same for every arm.
+
+    Args:
+        config: The loop.
+        members: What is trained.
+        objective: What it minimises.
+        panel: The data.
+        eras: The training eras, as indices into the panel.
+        seed: Seeds the order of the eras.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        members: Members,
+        objective: Objective,
+        panel: Panel,
+        eras: Sequence[int],
+        *,
+        seed: int,
+    ) -> None:
+        self.members = members
+        self._config, self._objective, self._panel, self._seed = config, objective, panel, seed
+        self._eras = torch.as_tensor(eras)
+        self._warmup = Mse(objective.layer)
+        self._parameters = list(members.parameters.values())
+        options = config.optimiser
+        self._optimiser = OPTIMISERS[options.name](
+            self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+
+    def run_epoch(self, epoch: int) -> EpochStats:
+        """One pass over the training eras.
+
+        Args:
+            epoch: Counts from 0.
+
+        Raises:
+            TrainingError: A prediction is no longer finite; the member and the step are named.
+        """
+        started = time.monotonic()
+        objective = self._warmup if epoch < self._config.warmup_epochs else self._objective
+        total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
+        for step, batch in enumerate(self._batches(epoch)):
+            p = self.members(batch.features)
+            self._require_finite(p, epoch, step)
+            solving = time.monotonic()
+            loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
+            solver_seconds += time.monotonic() - solving
+            good = loss.isfinite()
+            total += float(loss[good].sum())
+            count += int(good.sum())
+            unconverged += int((~good).sum())
+            residual = max(residual, worst)
+            # Each member's loss is its own mean over the batch: the sum over members keeps their gradients apart.
+            gradient = torch.where(good.unsqueeze(-1), gradient, 0.0) / loss.shape[-1]
+            self._step(p, gradient)
+        if not count:
+            raise TrainingError(
+                f"epoch {epoch}: no solve converged; widen the cost's strengths or raise solver.max_iter"
+            )
+        return EpochStats(
+            loss=total / count,
+            residual_max=residual,
+            unconverged=unconverged,
+            seconds=time.monotonic() - started,
+            solver_seconds=solver_seconds if objective is self._objective else 0.0,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes from epoch to epoch: the parameters and the optimiser's state."""
+        tensors = {f"members.{name}": value for name, value in self.members.state().items()}
+        for index, entries in self._optimiser.state_dict()["state"].items():
+            for name, value in entries.items():
+                if value is not None:
+                    tensors[f"{_OPTIMISER}{index}.{name}"] = torch.as_tensor(value).detach().clone()
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.members.load(
+            {name.removeprefix("members."): value for name, value in tensors.items() if name.startswith("members.")}
+        )
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith(_OPTIMISER):
+                index, key = name.removeprefix(_OPTIMISER).split(".", 1)
+                entries.setdefault(int(index), {})[key] = value.clone()
+        state = self._optimiser.state_dict()
+        self._optimiser.load_state_dict({**state, "state": entries})
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        order = self._eras[torch.randperm(len(self._eras), generator=generator)]
+        device = self._parameters[0].device
+        for eras in order.split(self._config.eras_per_batch):
+            yield self._panel.batch(eras.tolist(), device=device)
+
+    def _step(self, p: Tensor, gradient: Tensor) -> None:
+        self._optimiser.zero_grad(set_to_none=True)
+        p.backward(gradient)
+        clip = self._config.optimiser.gradient_clip
+        if clip is not None:
+            gradients = [value.grad for value in self._parameters if value.grad is not None]
+            norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in gradients]).norm(dim=0)  # [R]
+            scale = (clip / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
+            for grad in gradients:
+                grad.mul_(scale.reshape(-1, *([1] * (grad.dim() - 1))))
+        self._optimiser.step()
+
+    @staticmethod
+    def _require_finite(p: Tensor, epoch: int, step: int) -> None:
+        diverged = ~p.detach().isfinite().flatten(1).all(1)
+        if bool(diverged.any()):
+            members = diverged.nonzero().flatten().tolist()
+            raise TrainingError(
+                f"member {', '.join(map(str, members))} diverged at epoch {epoch}, step {step}: predictions are not "
+                "finite; lower optimiser.learning_rate or set optimiser.gradient_clip"
+            )
+
+
+def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:
+    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the largest KKT residual."""
+    p = p.requires_grad_()
+    rows = batch.mask.sum(-1).clamp(min=1)
+    loss, solution = objective.evaluate(p, batch.target, batch.factors, batch.mask)
+    loss = loss / rows
+    (gradient,) = torch.autograd.grad(loss.sum(), p)
+    residual = 0.0 if solution is None else float(solution.residual.max())
+    return loss.detach(), gradient, residual

@@ -1,0 +1,21 @@
+"""One configuration → a trained, scored model."""
+
+from alignray.trial.config import ScoringConfig, SolverConfig, SplitConfig, TrialConfig
+from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
+from alignray.trial.scoring import METRICS, Scores, score
+from alignray.trial.trial import Trial, run_trial
+
+__all__ = [
+    "METRICS",
+    "NullReporter",
+    "RecordingReporter",
+    "Reporter",
+    "Scores",
+    "ScoringConfig",
+    "SolverConfig",
+    "SplitConfig",
+    "Trial",
+    "TrialConfig",
+    "run_trial",
+    "score",
+]

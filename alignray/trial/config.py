@@ -1,0 +1,109 @@
+"""The configuration of a trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from alignray.costs import Cost
+from alignray.errors import ConfigurationError
+from alignray.models import ModelConfig
+from alignray.objectives import OBJECTIVES
+from alignray.training import TrainingConfig
+from alignray.trial.scoring import METRICS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """How the eras before the holdout are cut into folds; see `alignray.walk_forward`.
+
+    Attributes:
+        folds: Walk-forward folds, trained side by side; a score is their mean.
+        embargo: Eras left out between training and validation, and before the holdout.
+    """
+
+    folds: int = 1
+    embargo: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolverConfig:
+    """The solver layer's options; see `alignray.SolverLayer`.
+
+    Attributes:
+        backend: ``native`` or ``cvxpylayers``.
+        tol: The KKT residual that counts as converged.
+        max_iter: Newton steps at most.
+    """
+
+    backend: Literal["native", "cvxpylayers"] = "native"
+    tol: float = 1e-8
+    max_iter: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.tol > 0:
+            raise ConfigurationError(f"solver.tol: expected a number above 0, got {self.tol}")
+        if self.max_iter < 1:
+            raise ConfigurationError(f"solver.max_iter: expected at least 1, got {self.max_iter}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringConfig:
+    """How a model is scored, the same for every trial of a comparison.
+
+    Attributes:
+        cost: The reference cost. Utility and regret are measured under it, whatever cost a trial was trained with:
+            otherwise a trial could win by choosing itself a cheaper solver.
+        metric: A row of ``METRICS``: what early stopping, the scheduler and the search look at.
+        top_bottom: Rows at each end that a rank correlation of the decision keeps; None keeps all.
+    """
+
+    cost: Cost
+    metric: str = "decision_corr"
+    top_bottom: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigurationError(f"scoring.metric: expected one of {', '.join(METRICS)}, got {self.metric!r}")
+        if self.top_bottom is not None and self.top_bottom < 1:
+            raise ConfigurationError(f"scoring.top_bottom: expected at least 1, got {self.top_bottom}")
+        self.cost.require_strong_convexity()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialConfig:
+    """One trial: everything its result depends on, but for the data.
+
+    Attributes:
+        objective: The arm, a row of ``OBJECTIVES``.
+        cost: The solver's cost, in training and in the decisions that are scored.
+        scoring: How the trial is scored.
+        model: The network.
+        training: The training loop.
+        split: The folds.
+        solver: The solver layer's options.
+        members: R, the replicas trained together; each has its own initial weights.
+        seed: Seeds the members and the order of the eras.
+    """
+
+    objective: str = "aligned"
+    cost: Cost
+    scoring: ScoringConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    members: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ConfigurationError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
+        if self.members < 1:
+            raise ConfigurationError(f"members: expected at least 1, got {self.members}")
+        self.cost.require_strong_convexity()
+
+    @property
+    def member_seeds(self) -> tuple[int, ...]:
+        """The seed of each member's initial weights."""
+        return tuple(self.seed * 1_000 + member for member in range(self.members))

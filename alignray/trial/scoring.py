@@ -1,0 +1,178 @@
+"""Scoring members on eras: every metric, era by era and member by member."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from alignray import metrics
+from alignray.data import Panel
+from alignray.objectives import regret
+from alignray.solver import SolverLayer
+from alignray.statistics import mean, sharpe
+from alignray.training import Members
+
+if TYPE_CHECKING:
+    from alignray.trial.config import ScoringConfig
+
+_ERAS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One batch of eras, predicted and decided: ``R`` members, ``B`` eras, ``n`` rows, ``k`` factors.
+
+    Attributes:
+        p: Predictions ``[R, B, n]``.
+        q: Decisions of the trial's own solver ``[R, B, n]``.
+        y: Standardised targets ``[B, n]``.
+        F: Factors ``[B, n, k]``.
+        mask: Rows that count ``[B, n]``.
+        reference: The solver that utility and regret are measured with.
+        top_bottom: Rows at each end that rank correlations of the decision keep.
+    """
+
+    p: Tensor
+    q: Tensor
+    y: Tensor
+    F: Tensor
+    mask: Tensor
+    reference: SolverLayer
+    top_bottom: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of a batch.
+
+    Attributes:
+        per_era: The metric of every member and era, ``[R, B]``; NaN where an era has none.
+        direction: 1 where more is better, −1 where less is.
+        summary: From the series of the eras ``[..., eras]`` to one number; their mean, or their Sharpe ratio.
+        meaning: One line for tables.
+    """
+
+    per_era: Callable[[Scored], Tensor]
+    direction: int
+    meaning: str
+    summary: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+def _decision_corr(scored: Scored) -> Tensor:
+    return metrics.numerai_corr(scored.q, scored.y, mask=scored.mask, top_bottom=scored.top_bottom)
+
+
+def _corr(scored: Scored) -> Tensor:
+    return metrics.numerai_corr(scored.p, scored.y, mask=scored.mask)
+
+
+def _fnc(scored: Scored) -> Tensor:
+    return metrics.feature_neutral_corr(scored.p, scored.F, scored.y, mask=scored.mask)
+
+
+def _utility(scored: Scored) -> Tensor:
+    q = scored.reference(scored.p, scored.F, scored.mask).q
+    utility: Tensor = (scored.y * q).sum(-1) - scored.reference.cost(q, scored.F, scored.mask)
+    return utility
+
+
+def _regret(scored: Scored) -> Tensor:
+    return regret(scored.reference, scored.p, scored.y, scored.F, scored.mask)
+
+
+def _calibration(scored: Scored) -> Tensor:
+    return metrics.calibration_slope(scored.p, scored.y, mask=scored.mask)
+
+
+def _exposure(scored: Scored) -> Tensor:
+    return metrics.exposure(scored.q, scored.F, mask=scored.mask)
+
+
+def _active(scored: Scored) -> Tensor:
+    return metrics.active_share(scored.q, mask=scored.mask)
+
+
+METRICS: dict[str, Metric] = {
+    "decision_corr": Metric(_decision_corr, 1, "numerai_corr of the decision q with the target", mean),
+    "decision_sharpe": Metric(_decision_corr, 1, "Sharpe ratio of decision_corr over the eras, not annualised", sharpe),
+    "corr": Metric(_corr, 1, "numerai_corr of the prediction p with the target", mean),
+    "fnc": Metric(_fnc, 1, "numerai_corr of p neutralised to the factors", mean),
+    "utility": Metric(_utility, 1, "y·q − C(q) under the reference cost", mean),
+    "regret": Metric(_regret, -1, "utility lost against knowing the target, under the reference cost", mean),
+    "calibration": Metric(_calibration, 1, "slope of the target on p; 1 is calibrated", mean),
+    "exposure": Metric(_exposure, -1, "‖Fᵀq‖ / ‖q‖", mean),
+    "active": Metric(_active, 1, "share of rows with a decision other than 0", mean),
+}
+"""Every metric, by name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """The metrics of members on eras.
+
+    Attributes:
+        eras: The eras' labels.
+        series: By metric, the values ``[R, eras]`` in float64; NaN where an era has none.
+        residual_max: The largest KKT residual of the decisions.
+        unconverged: Decisions that did not converge; their eras are NaN.
+    """
+
+    eras: tuple[str, ...]
+    series: dict[str, npt.NDArray[np.float64]]
+    residual_max: float
+    unconverged: int
+
+    def by_member(self, metric: str) -> npt.NDArray[np.float64]:
+        """A metric of each member, ``[R]``."""
+        return METRICS[metric].summary(self.series[metric])
+
+    def summary(self, prefix: str) -> dict[str, float]:
+        """``prefix/metric`` and ``prefix/metric_std``: mean and standard deviation over the members."""
+        flat: dict[str, float] = {}
+        for name in self.series:
+            members = self.by_member(name)
+            flat[f"{prefix}/{name}"] = float(members.mean())
+            flat[f"{prefix}/{name}_std"] = float(members.std())
+        return flat
+
+
+def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: Panel, eras: Sequence[int]) -> Scores:
+    """Predict, decide, and measure.
+
+    Args:
+        members: The trained members.
+        layer: The trial's own solver.
+        scoring: What is measured, and under which reference cost.
+        panel: The data.
+        eras: Eras of the panel, as indices.
+
+    Returns:
+        Every metric of ``METRICS``.
+    """
+    reference = SolverLayer(scoring.cost, tol=layer.tol, max_iter=layer.max_iter, on_failure="nan")
+    parts: dict[str, list[Tensor]] = {name: [] for name in METRICS}
+    residual, unconverged = 0.0, 0
+    device = next(iter(members.parameters.values())).device
+    with torch.no_grad():
+        for start in range(0, len(eras), _ERAS_AT_ONCE):
+            batch = panel.batch(eras[start : start + _ERAS_AT_ONCE], device=device)
+            p = members(batch.features).double()
+            solution = layer(p, batch.factors, batch.mask)
+            residual = max(residual, float(solution.residual.max()))
+            unconverged += int((~solution.converged).sum())
+            y, F = batch.target.double(), batch.factors.double()
+            scored = Scored(p, solution.q, y, F, batch.mask, reference, scoring.top_bottom)
+            # Two summaries of one series are computed once.
+            known: dict[Callable[[Scored], Tensor], Tensor] = {}
+            for name, metric in METRICS.items():
+                if metric.per_era not in known:
+                    known[metric.per_era] = metric.per_era(scored)
+                parts[name].append(known[metric.per_era])
+    series = {name: torch.cat(values, dim=1).cpu().numpy() for name, values in parts.items()}
+    return Scores(tuple(panel.eras[era] for era in eras), series, residual, unconverged)

@@ -1,0 +1,189 @@
+"""A trial: members trained on every fold, epoch by epoch, scored and stopped early."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from alignray.checkpoint import Checkpoint
+from alignray.configuration import to_plain
+from alignray.data import Fold, Panel, walk_forward
+from alignray.errors import DataError, TrainingError
+from alignray.objectives import objective
+from alignray.solver import SolverLayer
+from alignray.training import EpochStats, Members, Trainer
+from alignray.trial.config import TrialConfig
+from alignray.trial.reporter import NullReporter, Reporter
+from alignray.trial.scoring import METRICS, Scores, score
+
+
+def build_layer(config: TrialConfig) -> SolverLayer:
+    """The solver layer of a trial: one era that fails is marked, not raised."""
+    solver = config.solver
+    return SolverLayer(config.cost, solver.backend, tol=solver.tol, max_iter=solver.max_iter, on_failure="nan")
+
+
+class Trial:
+    """One configuration in training. Each `step` is one epoch on every fold.
+
+    Args:
+        config: The trial.
+        panel: The eras that may be searched: the holdout is not among them.
+        folds: The folds to train on; None for those of ``config.split``.
+        device: ``cpu``, ``cuda``, ….
+
+    Raises:
+        InvalidArgumentError: The panel is too short for the folds.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        panel: Panel,
+        *,
+        folds: Sequence[Fold] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self._panel, self._device = config, panel, torch.device(device)
+        if folds is None:
+            split = config.split
+            folds = walk_forward(panel.num_eras, folds=split.folds, embargo=split.embargo, holdout=0).folds
+        self._folds = tuple(folds)
+        self._layer = build_layer(config)
+        self._trainers = [self._new_trainer(fold) for fold in self._folds]
+        self.epoch = 0
+        self.best_epoch = 0
+        self.best: dict[str, float] = {}
+        self._best_states = [trainer.members.state() for trainer in self._trainers]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch was trained, or the score has not risen for long enough."""
+        training = self.config.training
+        return self.epoch >= training.epochs or self.epoch - self.best_epoch >= training.patience
+
+    @property
+    def metric(self) -> str:
+        """The name under which `step` returns what the search looks at."""
+        return f"val/{self.config.scoring.metric}"
+
+    def step(self) -> dict[str, float]:
+        """Train and score one epoch.
+
+        Returns:
+            The epoch's metrics: ``train/loss``, ``val/…``, ``solver/…``, ``time/…``.
+
+        Raises:
+            TrainingError: A prediction or the score is not finite.
+        """
+        started = time.monotonic()
+        stats = [trainer.run_epoch(self.epoch) for trainer in self._trainers]
+        scores = [
+            score(trainer.members, self._layer, self.config.scoring, self._panel, fold.validation)
+            for trainer, fold in zip(self._trainers, self._folds, strict=True)
+        ]
+        self.epoch += 1
+        metrics = _summarise(stats, scores, time.monotonic() - started)
+        value = metrics[self.metric]
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.metric} is {value} after epoch {self.epoch}: no validation era could be scored; "
+                "widen the cost's strengths or lower scoring.top_bottom"
+            )
+        direction = METRICS[self.config.scoring.metric].direction
+        if not self.best or direction * value > direction * self.best[self.metric]:
+            self.best, self.best_epoch = metrics, self.epoch
+            self._best_states = [trainer.members.state() for trainer in self._trainers]
+        return metrics
+
+    def best_members(self, fold: int = -1) -> Members:
+        """The members of one fold as they were after the best epoch."""
+        members = Members(self.config.model, self._panel.num_features, self.config.member_seeds, self._device)
+        members.load(self._best_states[fold])
+        return members
+
+    def checkpoint(self) -> Checkpoint:
+        """All that the rest of the trial depends on."""
+        tensors: dict[str, Tensor] = {}
+        for fold, (trainer, best) in enumerate(zip(self._trainers, self._best_states, strict=True)):
+            tensors |= {f"fold{fold}.{name}": value for name, value in trainer.state().items()}
+            tensors |= {f"fold{fold}.best.{name}": value for name, value in best.items()}
+        record = {
+            "config": to_plain(self.config),
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best": dict(self.best),
+        }
+        return Checkpoint(tensors, record)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same configuration, exactly.
+
+        Raises:
+            DataError: The checkpoint is of another configuration.
+        """
+        if checkpoint.record["config"] != to_plain(self.config):
+            raise DataError("checkpoint: expected one of this configuration, got one of another")
+        for fold, trainer in enumerate(self._trainers):
+            prefix, best = f"fold{fold}.", f"fold{fold}.best."
+            of_fold = {name: value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+            self._best_states[fold] = {
+                name.removeprefix(best): value.to(self._device)
+                for name, value in of_fold.items()
+                if name.startswith(best)
+            }
+            trainer.load(
+                {name.removeprefix(prefix): value for name, value in of_fold.items() if not name.startswith(best)}
+            )
+        self.epoch = cast("int", checkpoint.record["epoch"])
+        self.best_epoch = cast("int", checkpoint.record["best_epoch"])
+        self.best = dict(cast("dict[str, float]", checkpoint.record["best"]))
+
+    def _new_trainer(self, fold: Fold) -> Trainer:
+        config = self.config
+        members = Members(config.model, self._panel.num_features, config.member_seeds, self._device)
+        arm = objective(config.objective, self._layer)
+        return Trainer(config.training, members, arm, self._panel, fold.train, seed=config.seed)
+
+
+def run_trial(
+    config: TrialConfig, panel: Panel, reporter: Reporter | None = None, *, device: torch.device | str = "cpu"
+) -> Trial:
+    """Train a trial to its end, alone: in a notebook, say.
+
+    Args:
+        config: The trial.
+        panel: The eras to train and validate on.
+        reporter: Receives the metrics of each epoch.
+        device: ``cpu``, ``cuda``, ….
+
+    Returns:
+        The finished trial: its best metrics are in ``trial.best``, its members in ``trial.best_members()``.
+    """
+    reporter = reporter or NullReporter()
+    trial = Trial(config, panel, device=device)
+    while not trial.finished:
+        metrics = trial.step()
+        reporter.report(trial.epoch, metrics)
+    return trial
+
+
+def _summarise(stats: Sequence[EpochStats], scores: Sequence[Scores], seconds: float) -> dict[str, float]:
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    folds = [fold.summary("val") for fold in scores]
+    training = sum(epoch.seconds for epoch in stats)
+    return {
+        "train/loss": mean([epoch.loss for epoch in stats]),
+        **{name: mean([fold[name] for fold in folds]) for name in folds[0]},
+        "solver/residual_max": max(*(epoch.residual_max for epoch in stats), *(fold.residual_max for fold in scores)),
+        "solver/unconverged": float(sum(e.unconverged for e in stats) + sum(fold.unconverged for fold in scores)),
+        "time/epoch_s": seconds,
+        "time/solver_share": sum(epoch.solver_seconds for epoch in stats) / max(training, 1e-9),
+    }
