@@ -25,6 +25,18 @@ def autoregressive(seed: int, eras: int, persistence: float) -> np.ndarray:
     return series
 
 
+def resampled(series: np.ndarray, **options) -> np.ndarray:
+    """The series that a bootstrap draws, `[draws, eras]`."""
+    seen = []
+
+    def record(drawn: np.ndarray) -> np.ndarray:
+        seen.append(drawn)
+        return drawn.mean(-1)
+
+    statistics.block_bootstrap(series, statistic=record, **options)
+    return seen[-1]
+
+
 def width(interval: statistics.Interval) -> float:
     return interval.high - interval.low
 
@@ -67,24 +79,18 @@ class TestBlockBootstrap:
         assert width(statistics.block_bootstrap(series[:100], block=5, seed=0, level=0.5)) < width(wide) / 2
 
     def test_draws_every_era_equally_often_in_whole_blocks(self):
-        seen = []
-        statistics.block_bootstrap(
-            np.arange(10.0), block=3, draws=5_000, seed=0, statistic=lambda x: seen.append(x) or x.sum(-1)
-        )
-        value, drawn = seen
-        assert value.tolist() == list(range(10))
+        drawn = resampled(np.arange(10.0), block=3, draws=5_000, seed=0)
         assert drawn.shape == (5_000, 10)
-        within = np.arange(9) % 3 != 2  # from one era to the next of its block
-        assert ((np.diff(drawn)[:, within] % 10) == 1).all()
-        assert ((np.diff(drawn)[:, ~within] % 10) != 1).any()
+        steps = np.diff(drawn) % 10
+        within = np.arange(9) % 3 != 2
+        assert (steps[:, within] == 1).all()
+        assert (steps[:, ~within] != 1).any()
         counts = np.bincount(drawn.astype(int).ravel(), minlength=10)
         assert counts == pytest.approx(np.full(10, 5_000), rel=0.05)
 
-    def test_whole_circle_blocks_have_no_spread(self):
-        interval = statistics.block_bootstrap(
-            np.arange(12.0), block=6, statistic=lambda x: np.ptp(x % 6, axis=-1), seed=0
-        )
-        assert (interval.value, interval.low, interval.high) == (5.0, 5.0, 5.0)
+    def test_blocks_of_a_whole_period_have_no_spread(self):
+        interval = statistics.block_bootstrap(np.tile(np.arange(6.0), 3), block=6, seed=0)
+        assert interval == statistics.Interval(value=2.5, low=2.5, high=2.5)
 
     def test_follows_its_seed(self):
         series = autoregressive(0, 60, 0.3)
@@ -156,15 +162,8 @@ class TestPairedDifference:
 
     def test_is_the_difference_of_the_means_on_the_same_draws(self):
         a, b = (autoregressive(seed, 80, 0.3) for seed in (1, 2))
-        draws = {}
-        for name, series in {"a": a, "b": b}.items():
-            statistics.block_bootstrap(
-                series,
-                block=5,
-                seed=3,
-                statistic=lambda x, name=name: draws.__setitem__(name, x.mean(-1)) or x.mean(-1),
-            )
-        low, high = np.quantile(draws["a"] - draws["b"], [0.05, 0.95])
+        means = [resampled(series, block=5, seed=3).mean(-1) for series in (a, b)]
+        low, high = np.quantile(means[0] - means[1], [0.05, 0.95])
         paired = statistics.paired_difference(a, b, block=5, seed=3, level=0.9)
         assert (paired.low, paired.high) == pytest.approx((low, high), abs=1e-12)
 

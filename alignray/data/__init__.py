@@ -5,7 +5,7 @@ from __future__ import annotations
 from alignray.data import datasets
 from alignray.data.batch import Batch
 from alignray.data.folds import Fold, WalkForward, walk_forward
-from alignray.data.layout import Schema, Shard
+from alignray.data.layout import Schema, Shard, code_moments
 from alignray.data.panel import Panel
 from alignray.data.shards import open_shards, regroup, write_shards
 
@@ -16,6 +16,7 @@ __all__ = [
     "Schema",
     "Shard",
     "WalkForward",
+    "code_moments",
     "datasets",
     "open_shards",
     "regroup",

@@ -160,7 +160,7 @@ def _open_shard(folder: Path, entry: dict[str, Any], *, verify: bool) -> Shard:
     """Map one file, once it is what the manifest says."""
     import pyarrow as pa
 
-    path = folder / entry["file"]
+    path, eras, offsets = folder / entry["file"], tuple(entry["eras"]), np.array(entry["offsets"], np.int64)
     again = "copy it again from where it was written, or write the shards again"
     if not path.is_file():
         raise DataError(f"{path}: missing, though the manifest lists it; {again}")
@@ -171,7 +171,7 @@ def _open_shard(folder: Path, entry: dict[str, Any], *, verify: bool) -> Shard:
     try:
         with pa.memory_map(str(path)) as mapped:
             batch = pa.ipc.open_file(mapped).get_batch(0)
-        return _shard_of(batch, tuple(entry["eras"]), np.array(entry["offsets"], np.int64))
+        return _shard_of(batch, eras, offsets)
     except (pa.ArrowException, KeyError) as error:
         raise DataError(f"{path}: not a shard ({error}); {again}") from error
 

@@ -1,6 +1,15 @@
 """A whole sweep, from its configuration to its comparison."""
 
-from alignray.launch.sweep import Interrupted, SweepResult, open_result, resume_sweep, run_sweep
+from alignray.launch.sweep import Interrupted, SweepResult, open_result, resume_sweep, run_sweep, write_page
 from alignray.launch.templates import find_sweep, list_templates
 
-__all__ = ["Interrupted", "SweepResult", "find_sweep", "list_templates", "open_result", "resume_sweep", "run_sweep"]
+__all__ = [
+    "Interrupted",
+    "SweepResult",
+    "find_sweep",
+    "list_templates",
+    "open_result",
+    "resume_sweep",
+    "run_sweep",
+    "write_page",
+]

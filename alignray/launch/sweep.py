@@ -157,6 +157,12 @@ def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
     return _result(folder, Manifest.load(folder))
 
 
+def write_page(result: SweepResult, path: Path) -> Path:
+    """Write the report of a finished sweep to a file of one's choice."""
+    manifest = Manifest.load(result.folder)
+    return write_report(manifest, load_finals(result.folder, manifest), result.trials, result.comparison, path)
+
+
 def _execute(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> SweepResult:
     split = manifest.config.split(panel.num_eras)
     searched, sealed = seal(panel, split.holdout, manifest.config.trial.split.embargo)
@@ -172,7 +178,7 @@ def _execute(folder: Path, manifest: Manifest, panel: Panel, progress: Progress)
         progress.phase("writing the comparison")
         result = _result(folder, manifest)
         csv = write_comparison(result.comparison, folder)
-        page = write_report(manifest, finals, result.trials, result.comparison, folder)
+        page = write_report(manifest, finals, result.trials, result.comparison, folder / "report.html")
         _log_results(tracker, manifest, [csv, page, folder / "manifest.json"], progress)
         log_models(manifest, finals, _written_runs(tracker))
     return result

@@ -9,14 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from alignray.search import TrialRow
-from alignray.statistics import default_block, paired_difference
 from alignray.sweep import FinalResult, Manifest
 from alignray.trial import METRICS
 
 BASELINE = "mse"
 """The arm that the others are compared with, era by era, where it is among them."""
-
-_SEED_OF_INTERVALS = 0
 
 
 def trials_table(rows: Sequence[TrialRow]) -> pd.DataFrame:
@@ -56,13 +53,7 @@ def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: 
                 "validation": final.validation[f"val/{metric}"],
             }
             if baseline is not None and final is not baseline:
-                difference = paired_difference(
-                    final.by_era(metric),
-                    baseline.by_era(metric),
-                    block=default_block(len(final.scores.eras)),
-                    seed=_SEED_OF_INTERVALS,
-                    level=level,
-                )
+                difference = final.interval(metric, level, against=baseline)
                 record |= {
                     "difference": difference.value,
                     "difference_low": difference.low,

@@ -45,6 +45,10 @@ class Distribution(ABC):
     @abstractmethod
     def __contains__(self, value: object) -> bool: ...
 
+    @abstractmethod
+    def describe(self) -> str:
+        """The distribution in a few words."""
+
     @property
     def condition(self) -> Mapping[str, tuple[Value, ...]]:
         """The values of earlier fields under which this one exists; empty for always."""
@@ -96,6 +100,10 @@ class Float(Distribution):
         """See `Distribution.extremes`."""
         return (self.low, self.high)
 
+    def describe(self) -> str:
+        """See `Distribution.describe`."""
+        return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}{_condition_text(self.when)}"
+
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
@@ -121,6 +129,10 @@ class Int(Distribution):
         """See `Distribution.extremes`."""
         return (self.low, self.high)
 
+    def describe(self) -> str:
+        """See `Distribution.describe`."""
+        return f"{self.low} … {self.high}, whole{', log' if self.log else ''}{_condition_text(self.when)}"
+
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int) and self.low <= value <= self.high
 
@@ -144,6 +156,10 @@ class Choice(Distribution):
     def extremes(self) -> tuple[Value, ...]:
         """See `Distribution.extremes`."""
         return self.options
+
+    def describe(self) -> str:
+        """See `Distribution.describe`."""
+        return f"one of {', '.join(map(str, self.options))}{_condition_text(self.when)}"
 
     def __contains__(self, value: object) -> bool:
         return value in self.options
@@ -209,6 +225,10 @@ class Space:
 
 def _holds(condition: Mapping[str, tuple[Value, ...]], values: Mapping[str, Value]) -> bool:
     return all(values.get(path) in allowed for path, allowed in condition.items())
+
+
+def _condition_text(condition: Condition) -> str:
+    return "".join(f", where {path} is {' or '.join(map(str, values))}" for path, values in (condition or {}).items())
 
 
 def _require_bounds(low: float, high: float, *, log: bool) -> None:

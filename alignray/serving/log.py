@@ -1,11 +1,57 @@
-"""x"""
+"""Logging the final models to MLflow."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from alignray.data import Schema
+from alignray.serving.model import TrainedModel
 from alignray.sweep import FinalResult, Manifest
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+_MODEL_TAG = "alignray.model"
 
 
 def log_models(manifest: Manifest, finals: Sequence[FinalResult], runs: Mapping[str, str]) -> None:
-    """x"""
+    """Log every final model to its run, as a model that ``mlflow.pyfunc.load_model`` loads; those there are left.
+
+    Args:
+        manifest: The sweep.
+        finals: The final results.
+        runs: MLflow's run of each final model, by key.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(manifest.tracking_uri)
+    mlflow.set_tracking_uri(manifest.tracking_uri)
+    # MLflow remarks on what is meant here: a model without an input example, logged as code.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    for final in finals:
+        run_id = runs[final.key]
+        if _MODEL_TAG in client.get_run(run_id).data.tags:
+            continue
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={"model": str(final.model)},
+                signature=_signature(TrainedModel.load(final.model).schema),
+                pip_requirements=[f"{name}=={version(name)}" for name in ("alignray", "torch", "mlflow")],
+            )
+        client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
+
+
+def _signature(schema: Schema) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec
+    from mlflow.types import Schema as MlflowSchema
+
+    kind = "float" if schema.bins is None else "integer"
+    inputs = MlflowSchema([ColSpec(kind, name) for name in schema.features])
+    return ModelSignature(inputs=inputs, outputs=MlflowSchema([ColSpec("double", "prediction")]))

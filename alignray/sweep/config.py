@@ -86,6 +86,8 @@ class ResourceConfig:
         max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
         checkpoint_every: Epochs between checkpoints.
         time_budget_s: Seconds after which the search stops; None for no limit.
+        gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold; None
+            for no limit.
     """
 
     cpus_per_trial: float = 1.0
@@ -94,6 +96,7 @@ class ResourceConfig:
     max_failures: int = 3
     checkpoint_every: int = 5
     time_budget_s: float | None = None
+    gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
         if not self.cpus_per_trial > 0:
@@ -108,6 +111,11 @@ class ResourceConfig:
             raise ConfigurationError(f"resources.checkpoint_every: expected at least 1, got {self.checkpoint_every}")
         if self.time_budget_s is not None and not self.time_budget_s > 0:
             raise ConfigurationError(f"resources.time_budget_s: expected a number above 0, got {self.time_budget_s}")
+        if self.gpu_hours is not None and not (self.gpu_hours > 0 and self.gpus_per_trial > 0):
+            raise ConfigurationError(
+                f"resources.gpu_hours: expected a number above 0 and trials on GPUs, got {self.gpu_hours} with "
+                f"resources.gpus_per_trial={self.gpus_per_trial}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,7 @@ from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
 from alignray.sweep.search import dataset_input, trial_tags
 from alignray.tracking import RunEnd, RunMetrics, RunStart, TrackerHandle
-from alignray.trial import METRICS, Scores, Trial, TrialConfig, score
-from alignray.trial.trial import build_layer
+from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, score
 
 FOLDER = "final"
 _MODEL, _SCORES = "model.safetensors", "holdout.json"
@@ -59,15 +58,25 @@ class FinalResult:
         """A metric of each holdout era, the mean over the members that have one, ``[eras]``."""
         return mean(self.scores.series[metric].T)
 
-    def interval(self, metric: str, level: float) -> Interval:
-        """The mean over members of the metric on the holdout, with a block bootstrap interval over its eras."""
-        series, summary = self.scores.series[metric], METRICS[metric].summary
+    def interval(self, metric: str, level: float, *, against: FinalResult | None = None) -> Interval:
+        """The mean over members of the metric on the holdout, with a block bootstrap interval over its eras.
+
+        Args:
+            metric: The metric.
+            level: The confidence level.
+            against: Another arm, whose metric on the same drawn eras is taken off; None for the metric itself.
+        """
+        summary = METRICS[metric].summary
+
+        def of(final: FinalResult, eras: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+            # Eras are drawn for all members at once: members that share an era share its luck.
+            return mean(np.moveaxis(summary(final.scores.series[metric][:, eras]), 0, -1))
 
         def statistic(eras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            # Eras are drawn for all members at once: members that share an era share its luck.
-            return mean(summary(series[:, eras.astype(np.int64)]).T)
+            drawn = eras.astype(np.int64)
+            return of(self, drawn) if against is None else of(self, drawn) - of(against, drawn)
 
-        eras = np.arange(series.shape[1], dtype=np.float64)
+        eras = np.arange(len(self.scores.eras), dtype=np.float64)
         return block_bootstrap(
             eras, statistic=statistic, block=default_block(len(eras)), seed=_SEED_OF_INTERVALS, level=level
         )

@@ -70,8 +70,8 @@ class Manifest:
                 "first_era": panel.eras[0],
                 "last_era": panel.eras[-1],
             },
-            versions=_versions(),
-            devices=_devices(),
+            versions=package_versions(),
+            devices=devices(),
             git_commit=_git_commit(),
         )
 
@@ -113,7 +113,8 @@ class Manifest:
         return replace(self, holdout_looks={**self.holdout_looks, arm: self.holdout_looks.get(arm, 0) + 1})
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a result depends on."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -123,7 +124,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _devices() -> dict[str, Any]:
+def devices() -> dict[str, Any]:
+    """The machine's kind, cores and GPUs."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

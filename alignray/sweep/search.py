@@ -144,8 +144,8 @@ def run_search(
                 search_alg=searcher,
                 scheduler=scheduler if config.scheduler.name == "asha" else None,
                 num_samples=searcher.remaining,
-                max_concurrent_trials=config.resources.max_concurrent or _slots(config),
-                time_budget_s=config.resources.time_budget_s,
+                max_concurrent_trials=_slots(config),
+                time_budget_s=_time_budget(config),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -168,7 +168,16 @@ def _slots(config: SweepConfig) -> int:
     slots = [resources.get("CPU", 1.0) / config.resources.cpus_per_trial]
     if config.resources.gpus_per_trial:
         slots.append(resources.get("GPU", 0.0) / config.resources.gpus_per_trial)
+    if config.resources.max_concurrent is not None:
+        slots.append(config.resources.max_concurrent)
     return max(1, int(min(slots)))
+
+
+def _time_budget(config: SweepConfig) -> float | None:
+    limits = [config.resources.time_budget_s]
+    if config.resources.gpu_hours is not None:
+        limits.append(3600 * config.resources.gpu_hours / (_slots(config) * config.resources.gpus_per_trial))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _request(resources: ResourceConfig) -> dict[str, float]:

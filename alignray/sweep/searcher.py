@@ -107,6 +107,10 @@ class ArmSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles what it runs with. We resume from the journal, and the callbacks belong to this process.
+        return {}
+
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
             self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])

@@ -57,7 +57,7 @@ class TrialTrainable(tune.Trainable):
     """Runs trials one after the other in one process.
 
     A trial goes on from its checkpoint wherever it is started again: after its worker was lost, or its whole sweep.
-    What fails by its own doing (a loss that is not finite) ends as failed, with its reason; only a lost worker is retried.
+    What fails by its own doing (a loss that is not finite) ends as failed, with its reason; a lost worker is retried.
     """
 
     def setup(self, config: dict[str, Any], *, context: TrialContext) -> None:
@@ -75,7 +75,7 @@ class TrialTrainable(tune.Trainable):
         """Train one epoch.
 
         Returns:
-            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``, a reason.
+            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``.
         """
         if self._trial is None:
             return {"done": True, "finished": False, "epoch": 0, "failed": self._reason}

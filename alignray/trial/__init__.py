@@ -3,7 +3,7 @@
 from alignray.trial.config import ScoringConfig, SolverConfig, SplitConfig, TrialConfig
 from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, score
-from alignray.trial.trial import Trial, run_trial
+from alignray.trial.trial import Trial, build_layer, run_trial
 
 __all__ = [
     "METRICS",
@@ -16,6 +16,7 @@ __all__ = [
     "SplitConfig",
     "Trial",
     "TrialConfig",
+    "build_layer",
     "run_trial",
     "score",
 ]

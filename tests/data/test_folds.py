@@ -55,6 +55,7 @@ def test_nothing_leaks(num_eras, count, embargo, holdout):
         ({"embargo": -1}, "embargo must be at least 0, got -1"),
         ({"holdout": -1}, "holdout must be at least 0, got -1"),
         ({"embargo": 10}, "num_eras=40 with holdout=8 and embargo=10 leaves 22 eras, too few for folds=3"),
+        ({"folds": 4, "embargo": 8, "holdout": 0}, "leaves 40 eras, too few for folds=4"),
         ({"holdout": 50}, "leaves -12 eras, too few"),
     ],
 )

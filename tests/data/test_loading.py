@@ -86,6 +86,14 @@ def test_a_parquet_file_is_the_same_panel_as_its_frame(frame):
         assert Panel.from_parquet(path).digest == Panel.from_frame(frame).digest
 
 
+def test_one_missing_target_is_as_missing_as_another(tmp_path):
+    negative = make_frame(target=np.where(make_frame()["target"].isna(), -np.nan, make_frame()["target"]))
+    table = pa.Table.from_pydict({name: pa.array(values.to_numpy()) for name, values in negative.items()})
+    assert table["target"].null_count == 0
+    pq.write_table(table, tmp_path / "data.parquet")
+    assert Panel.from_parquet(tmp_path / "data.parquet").digest == Panel.from_frame(make_frame()).digest
+
+
 def test_more_columns_than_are_read_at_once(tmp_path):
     X = np.random.default_rng(0).integers(0, 5, (6, 150), dtype=np.int8)
     frame = pd.DataFrame(X, columns=[f"feature.{i}" for i in range(150)]).assign(

@@ -102,6 +102,11 @@ def test_an_era_whose_targets_rank_nothing_is_masked_but_present(targets):
     assert batch.present.all()
 
 
+def test_targets_that_barely_differ_still_rank():
+    batch = target_with(make_panel(), [0.1, np.nan, np.nextafter(np.float32(0.1), np.float32(1))]).batch([0])
+    assert batch.target[0].tolist() == [-1, 0, 1]
+
+
 def test_factors_among_the_features_are_taken_from_them():
     panel = make_panel(factors=("feature_2", "feature_0"))
     batch = panel.batch([0, 1])
@@ -164,6 +169,7 @@ def test_the_digest_sees_everything_else():
         change(panel, target=-shard.target),
         change(panel, ids=ids),
         change(panel, eras=("0001", "0002", "0003", "0005")),
+        change(panel, eras=("0001", "0002", "00030", "004")),
         change(panel, offsets=np.array([0, 4, 8, 10, 14])),
         Panel(replace(panel.schema, target="other"), panel.shards),
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignray import metrics
 from alignray.errors import InvalidArgumentError
+from alignray.metrics.ranking import gaussian_rank
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -194,6 +195,14 @@ def test_an_era_without_a_score_is_nan_and_leaves_the_others_alone(p, y, options
     batch_p[0, : len(p)], batch_y[0, : len(p)] = p, y
     scores = metrics.numerai_corr(batch_p, batch_y, mask=mask, top_bottom=options.get("top_bottom"))
     assert scores.isnan().tolist() == [True, False]
+
+
+def test_a_prediction_that_is_nan_leaves_its_era_without_ranks():
+    p = torch.tensor([[0.3, torch.nan, 0.1, 0.2], [0.3, 0.0, 0.1, 0.2]], dtype=torch.float64)
+    kept = torch.tensor([True, True, True, False])
+    ranks = gaussian_rank(p, kept)
+    assert ranks[0].isnan().all()
+    torch.testing.assert_close(torch.special.ndtr(ranks[1, :3]), torch.tensor([5.0, 1.0, 3.0]).double() / 6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])

@@ -1,0 +1,140 @@
+"""Running sweeps and looking at them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+_STORAGE = click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
+_TRACKING = click.option(
+    "--tracking-uri", help="The MLflow store.  [default: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db]"
+)
+_ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.  [default: this machine]")
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType[float]):
+    """``90s``, ``30m``, ``2h``, ``1.5d`` → seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
+        if match is None or float(match[1]) == 0:
+            self.fail(f"expected a time such as 90s, 30m, 2h or 1d, got {value!r}", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+@click.command()
+@click.argument("sweep")
+@click.option("--name", help="The sweep's name.  [default: the template's, and the time]")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials of each arm.")
+@click.option("--time-budget", type=Duration(), help="Stop the search after 90s, 30m, 2h, ….")
+@click.option(
+    "--gpu-hours", type=click.FloatRange(min=0, min_open=True), help="Stop the search after so many GPU-hours."
+)
+@_ADDRESS
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
+@_STORAGE
+@_TRACKING
+def run(
+    sweep: str,
+    name: str | None,
+    trials: int | None,
+    time_budget: float | None,
+    gpu_hours: float | None,
+    address: str | None,
+    settings: tuple[str, ...],
+    dry_run: bool,
+    storage: str,
+    tracking_uri: str | None,
+) -> None:
+    """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
+    from alignray.cli.show import print_plan, print_result, watch
+    from alignray.configuration import replace_at, set_from_text
+    from alignray.launch import find_sweep, run_sweep
+
+    config = find_sweep(sweep)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
+        config = set_from_text(config, path, text)
+    flags = {
+        "search.trials": trials,
+        "resources.time_budget_s": time_budget,
+        "resources.gpu_hours": gpu_hours,
+    }
+    config = replace_at(config, {path: value for path, value in flags.items() if value is not None})
+    if dry_run:
+        print_plan(config)
+        return
+    with watch() as progress:
+        result = run_sweep(
+            config, name=name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress
+        )
+    print_result(result)
+
+
+@click.command()
+@click.argument("name")
+@_ADDRESS
+@_STORAGE
+@_TRACKING
+def resume(name: str, address: str | None, storage: str, tracking_uri: str | None) -> None:
+    """Go on with the sweep NAME where it was interrupted."""
+    from alignray.cli.show import print_result, watch
+    from alignray.launch import resume_sweep
+
+    with watch() as progress:
+        result = resume_sweep(name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress)
+    print_result(result)
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to this file too."
+)
+@_STORAGE
+@_TRACKING
+def compare(name: str, page: Path | None, storage: str, tracking_uri: str | None) -> None:  # noqa: ARG001
+    """Show the arms of the sweep NAME side by side."""
+    from alignray.cli.show import print_result
+    from alignray.errors import SweepError
+    from alignray.launch import open_result, write_page
+
+    result = open_result(name, storage=storage)
+    if result.comparison.empty:
+        raise SweepError(f"sweep {name!r} has no comparison yet; finish it: alignray resume {name}")
+    print_result(result)
+    if page is not None:
+        if not page.absolute().parent.is_dir():
+            raise click.UsageError(f"--html: no folder {page.absolute().parent}")
+        click.echo(f"page        {write_page(result, page)}")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--port", type=click.IntRange(1, 65535), help="The port.  [default: 5000, or the next that is free]")
+@click.option("--open/--no-open", "open_browser", default=None, help="Open a browser.  [default: at a terminal]")
+@_STORAGE
+@_TRACKING
+def ui(name: str | None, port: int | None, open_browser: bool | None, storage: str, tracking_uri: str | None) -> None:
+    """Start the MLflow UI on this machine's loopback, at the sweep NAME or at all of them."""
+    from alignray.cli.mlflow_ui import serve
+    from alignray.sweep import Manifest
+    from alignray.tracking import resolve_tracking_uri
+
+    uri = resolve_tracking_uri(tracking_uri)
+    if name is not None:
+        manifest = Manifest.load(Path(storage).resolve() / name)
+        uri = manifest.tracking_uri if tracking_uri is None else uri
+    serve(uri, name, port=port, open_browser=open_browser)

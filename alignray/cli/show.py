@@ -1,0 +1,169 @@
+"""What the terminal shows: progress, plans, results."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from alignray.report import interval_text, short
+from alignray.statistics import Interval
+from alignray.sweep import Progress, Snapshot, SweepConfig
+from alignray.trial import METRICS
+
+if TYPE_CHECKING:
+    from alignray.launch import SweepResult
+
+_STATES = ("complete", "pruned", "failed", "running")
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Progress]:
+    """A progress display: live at a terminal, plain lines elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        yield PlainProgress(console)
+        return
+    display = LiveProgress()
+    with Live(display, console=console, refresh_per_second=8, transient=True) as live:
+        display.console = live.console
+        yield display
+
+
+class PlainProgress:
+    """A line when something happened that is worth one."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._started = console, time.monotonic()
+        self._ended = -1
+
+    def phase(self, text: str) -> None:
+        """See `Progress.phase`."""
+        self._line(text)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """See `Progress.update`."""
+        if snapshot.ended == self._ended:
+            return
+        self._ended = snapshot.ended
+        best = ", ".join(f"{arm} {short(value)}" for arm, value in snapshot.best.items())
+        self._line(f"{snapshot.ended}/{snapshot.total} trials ended; best {snapshot.metric}: {best or 'none yet'}")
+
+    def warn(self, text: str) -> None:
+        """See `Progress.warn`."""
+        self._line(f"warning: {text}")
+
+    def _line(self, text: str) -> None:
+        seconds = time.monotonic() - self._started
+        self._console.print(f"{seconds:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+class LiveProgress:
+    """A bar, the phase, and a table of the arms, drawn in place."""
+
+    def __init__(self) -> None:
+        self.console: Console | None = None
+        self._started = time.monotonic()
+        self._phase = "starting"
+        self._snapshot: Snapshot | None = None
+
+    def phase(self, text: str) -> None:
+        """See `Progress.phase`."""
+        self._phase = text
+
+    def update(self, snapshot: Snapshot) -> None:
+        """See `Progress.update`."""
+        self._snapshot = snapshot
+
+    def warn(self, text: str) -> None:
+        """See `Progress.warn`."""
+        assert self.console is not None
+        self.console.print(Text(f"warning: {text}", style="yellow"))
+
+    def __rich__(self) -> Group:
+        seconds = int(time.monotonic() - self._started)
+        head = Text(f"{seconds // 60}:{seconds % 60:02d}  {self._phase}")
+        if self._snapshot is None:
+            return Group(head)
+        snapshot = self._snapshot
+        bar = ProgressBar(total=snapshot.total, completed=snapshot.ended, width=40)
+        table = Table("arm", *_STATES, f"best {snapshot.metric}", box=None, header_style="dim")
+        for arm, counts in snapshot.counts.items():
+            best = snapshot.best.get(arm)
+            cells = [str(counts.get(state, 0) or "·") for state in _STATES]
+            table.add_row(arm, *cells, "–" if best is None else short(best))
+        line = Table.grid(padding=(0, 1))
+        line.add_row(bar, f"{snapshot.ended}/{snapshot.total} trials")
+        return Group(head, line, table)
+
+
+def print_result(result: SweepResult) -> None:
+    """The comparison table, and where the rest is."""
+    console = Console()
+    comparison = result.comparison
+    arms = list(dict.fromkeys(comparison["arm"]))
+    first = comparison.iloc[0]
+    table = Table(
+        title=f"Sweep {result.name}: the arms on the sealed holdout, {first['eras']} eras, {first['members']} members",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("metric")
+    for arm in arms:
+        table.add_column(arm, justify="right")
+    cells = comparison.set_index(["metric", "arm"])
+    for metric in METRICS:
+        rows = [cells.loc[(metric, arm)] for arm in arms]
+        table.add_row(metric, *(interval_text(Interval(row["value"], row["low"], row["high"])) for row in rows))
+    counts = result.trials.groupby(["arm", "state"]).size().unstack(fill_value=0)
+    described = [", ".join(f"{int(n)} {state}" for state, n in counts.loc[arm].items() if n) for arm in arms]
+    table.add_section()
+    table.add_row("trials", *described)
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    console.print("Brackets: 95 % intervals over the holdout's eras (block bootstrap).", style="dim", highlight=False)
+    for label, value in (
+        ("comparison", result.folder / "comparison.csv"),
+        ("report", result.folder / "report.html"),
+        ("runs", f"alignray ui {result.name}"),
+    ):
+        console.print(f"{label:<11} {value}", highlight=False, soft_wrap=True)
+
+
+def print_plan(config: SweepConfig) -> None:
+    """What a sweep would do."""
+    console = Console(soft_wrap=True)
+    panel = config.data.load()
+    split = config.split(panel.num_eras)
+    fold, holdout = split.folds[-1], split.holdout
+    resources = config.resources
+    share = f"{resources.cpus_per_trial:g} CPU" + (
+        f", {resources.gpus_per_trial:g} GPU" if resources.gpus_per_trial else ""
+    )
+    plan = {
+        "template": config.template,
+        "data": f"{config.data.source}: {panel.num_eras} eras, {panel.num_rows} rows, {panel.num_features} features, "
+        f"{panel.num_factors} factors",
+        "arms": ", ".join(config.arms),
+        "trials": f"{config.search.trials} an arm, {config.search.trials * len(config.arms)} together; "
+        f"{config.trial.members} members, {config.trial.training.epochs} epochs at most, {share} each",
+        "search": f"{config.search.sampler}, {config.search.initial_points} initial points the same for every arm, "
+        f"scheduler {config.scheduler.name}",
+        "folds": f"{len(split.folds)}; the last trains on {len(fold.train)} eras and validates on {len(fold.validation)}",
+        "holdout": f"{len(holdout)} eras from {panel.eras[holdout.start]}, {config.holdout.members} members an arm, "
+        f"embargo {config.trial.split.embargo}",
+        "score": f"{config.trial.scoring.metric}: {METRICS[config.trial.scoring.metric].meaning}",
+    }
+    for label, value in plan.items():
+        console.print(f"{label:<9} {value}", highlight=False, markup=False)
+    console.print("space")
+    for path, distribution in config.space.distributions.items():
+        console.print(f"  {path}: {distribution.describe()}", highlight=False, markup=False)

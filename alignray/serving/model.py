@@ -1,0 +1,80 @@
+"""A trained model, read back from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alignray.checkpoint import Checkpoint
+from alignray.configuration import from_plain
+from alignray.data import Panel, Schema, code_moments
+from alignray.errors import DataError
+from alignray.training import Members
+from alignray.trial import Scores, TrialConfig, build_layer, score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class TrainedModel:
+    """The members of a final model, with the solver they were trained for.
+
+    Args:
+        config: The configuration it was trained with.
+        schema: The columns it reads.
+        members: The trained members.
+
+    Attributes:
+        config: The configuration.
+        schema: The columns.
+        members: The members.
+    """
+
+    def __init__(self, config: TrialConfig, schema: Schema, members: Members) -> None:
+        self.config, self.schema, self.members = config, schema, members
+
+    @classmethod
+    def load(cls, path: Path | str) -> TrainedModel:
+        """Read a model's file; nothing in it is unpickled.
+
+        Raises:
+            DataError: The file is missing, damaged, or not a model.
+        """
+        stored = Checkpoint.load(Path(path))
+        if not {"config", "schema"} <= set(stored.record):
+            raise DataError(f"{path}: expected a final model, got another checkpoint")
+        config = from_plain(TrialConfig, stored.record["config"])
+        schema = from_plain(Schema, stored.record["schema"])
+        members = Members(config.model, len(schema.features), config.member_seeds, torch.device("cpu"))
+        members.load(stored.tensors)
+        return cls(config, schema, members)
+
+    def predict(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
+        """Predictions ``[rows]``, the mean over the members, of the rows of a frame with the model's features.
+
+        Raises:
+            DataError: A feature is missing, or is not a number.
+        """
+        missing = [name for name in self.schema.features if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"features: expected all {len(self.schema.features)} that the model was trained on, "
+                f"{len(missing)} are missing: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}"
+            )
+        values = frame[list(self.schema.features)].to_numpy(dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise DataError("features: expected finite numbers, got NaN or infinite ones")
+        if self.schema.bins is not None:
+            mean, std = code_moments(self.schema.bins)
+            values = (values - mean) / std
+        with torch.no_grad():
+            p = self.members(torch.from_numpy(values))
+        return p.double().mean(0).numpy()
+
+    def score(self, panel: Panel, eras: range) -> Scores:
+        """The metrics of some eras of a panel, as the sweep computes them."""
+        return score(self.members, build_layer(self.config), self.config.scoring, panel, eras)
