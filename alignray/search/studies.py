@@ -5,6 +5,7 @@ The studies of a sweep live in one journal file that is only ever appended to, s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,16 @@ from alignray.search.space import Space, Value
 
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
 
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        # Jointly sampled groups are what conditional spaces need; Optuna may yet change how the option is called.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
+
+
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True),
+    "tpe": _tpe,
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 """Every sampler by name, made from a seed."""

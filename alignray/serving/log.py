@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignray import __version__
 from alignray.data import Schema
 from alignray.serving.model import TrainedModel
 from alignray.sweep import FinalResult, Manifest
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _MODEL_TAG = "alignray.model"
+_NEEDED = ("torch", "mlflow", "numpy", "pandas", "safetensors")
 
 
 def log_models(manifest: Manifest, finals: Sequence[FinalResult], runs: Mapping[str, str]) -> None:
@@ -30,19 +32,19 @@ def log_models(manifest: Manifest, finals: Sequence[FinalResult], runs: Mapping[
 
     client = mlflow.MlflowClient(manifest.tracking_uri)
     mlflow.set_tracking_uri(manifest.tracking_uri)
-    # MLflow remarks on what is meant here: a model without an input example, logged as code.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
     for final in finals:
         run_id = runs[final.key]
         if _MODEL_TAG in client.get_run(run_id).data.tags:
             continue
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            # MLflow advises an input example and type hints; the signature below says what they would.
+            warnings.simplefilter("ignore", UserWarning)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc.py")),
                 artifacts={"model": str(final.model)},
                 signature=_signature(TrainedModel.load(final.model).schema),
-                pip_requirements=[f"{name}=={version(name)}" for name in ("alignray", "torch", "mlflow")],
+                pip_requirements=[f"alignray=={__version__}", *(f"{name}=={version(name)}" for name in _NEEDED)],
             )
         client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
 

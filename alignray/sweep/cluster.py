@@ -14,6 +14,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody unless the user turns it on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own: the progress display is ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: the journal says what to go on with

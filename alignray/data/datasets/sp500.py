@@ -71,7 +71,8 @@ def weekly_panel(prices: pd.DataFrame) -> Panel:
 
 def _binned(values: pd.DataFrame) -> pd.DataFrame:
     """Rank ``[eras, assets]`` within each era into codes 0 … 4 of equal count, an undefined value as the median."""
-    defined = values.T.fillna(values.median(axis=1)).T
+    median = values.median(axis=1)
+    defined: pd.DataFrame = values.apply(lambda asset: asset.fillna(median))
     ranks = defined.rank(axis=1, method="first", na_option="bottom") - 1
     return (ranks * BINS // values.shape[1]).astype("int8")
 
