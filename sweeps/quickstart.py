@@ -18,7 +18,7 @@ def sweep() -> ar.SweepConfig:
             scoring=ar.ScoringConfig(cost=cost, metric="decision_corr", top_bottom=5),
             model=ar.ModelConfig(family="mlp", depth=2, width=32),
             training=ar.TrainingConfig(epochs=12, patience=4, eras_per_batch=128),
-            split=ar.SplitConfig(folds=1, embargo=4),
+            split=ar.SplitConfig(folds=2, embargo=4),
             members=4,
         ),
         space=ar.Space(

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from alignray.costs.arguments import batch_shape
 from alignray.costs.terms import TERMS, FactorPenalty, SeparableTerm, Strength, Term, over_rows
 from alignray.errors import ConfigurationError, CostError
 from alignray.types import Plain
@@ -32,8 +33,16 @@ class Cost:
 
     @classmethod
     def of(cls, cost: Cost | Term) -> Cost:
-        """A cost from a cost or a single term."""
-        return cost if isinstance(cost, Cost) else cls((cost,))
+        """A cost from a cost or a single term.
+
+        Raises:
+            CostError: It is neither.
+        """
+        if isinstance(cost, Cost):
+            return cost
+        if not isinstance(cost, Term):
+            raise CostError(f"cost: expected a cost or a term, got {cost!r}")
+        return cls((cost,))
 
     def __add__(self, other: Term | Cost) -> Cost:
         return Cost(self.terms + Cost.of(other).terms)
@@ -48,7 +57,11 @@ class Cost:
 
         Returns:
             The cost of each era, ``[...]``.
+
+        Raises:
+            InvalidArgumentError: A shape or device does not fit, or F is missing.
         """
+        batch_shape(F, mask, x=x)
         if mask is not None:
             x = torch.where(mask, x, 0.0)
             F = None if F is None else torch.where(mask.unsqueeze(-1), F, 0.0)
@@ -100,7 +113,9 @@ class Cost:
         Raises:
             CostError: No term bends everywhere.
         """
-        moduli = [torch.as_tensor(term.strength).detach() * term.modulus for term in self.separable]
+        moduli = [
+            torch.as_tensor(term.strength, dtype=torch.float64).detach() * term.modulus for term in self.separable
+        ]
         if not any(bool((modulus > 0).all()) for modulus in moduli):
             raise CostError(
                 "cost: expected strong convexity, got none, so the decision is not unique; "

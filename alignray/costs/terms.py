@@ -7,6 +7,7 @@ it known to configurations and brings it under the tests of every term.
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -134,8 +135,8 @@ class SoftL1(SeparableTerm):
 
     def __post_init__(self) -> None:
         _require_strength(self.name, self.strength)
-        if not (math.isfinite(self.width) and self.width >= 0):
-            raise CostError(f"width of {self.name}: expected a finite number of at least 0, got {self.width}")
+        if not (isinstance(self.width, numbers.Real) and math.isfinite(self.width) and self.width >= 0):
+            raise CostError(f"width of {self.name}: expected a finite number of at least 0, got {self.width!r}")
 
     @property
     def kink(self) -> float:
@@ -194,6 +195,8 @@ TERMS: dict[str, type[Term]] = {term.name: term for term in (Quadratic, SoftL1, 
 
 
 def _require_strength(name: str, strength: Strength) -> None:
-    values = torch.as_tensor(strength).detach()
+    if isinstance(strength, bool) or not isinstance(strength, Tensor | numbers.Real):
+        raise CostError(f"strength of {name}: expected a number or a tensor, got {strength!r}")
+    values = torch.as_tensor(strength, dtype=torch.float64).detach()
     if not bool((torch.isfinite(values) & (values >= 0)).all()):
         raise CostError(f"strength of {name}: expected finite numbers of at least 0, got {strength}")

@@ -3,17 +3,13 @@
 MLflow runs this file when the model is loaded.
 """
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from alignray.serving.model import TrainedModel
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class AlignrayModel(PythonModel):
@@ -30,8 +26,6 @@ class AlignrayModel(PythonModel):
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """A frame with the column ``prediction``, its rows in the order of the input's."""
-        import pandas as pd
-
         return pd.DataFrame({"prediction": self._model.predict(model_input)}, index=model_input.index)
 
 

@@ -21,10 +21,11 @@ def kkt_residual(cost: Cost, q: Tensor, p: Tensor, F: Tensor | None, *, rest: fl
             returns exact zeros; an interior point method needs a little more.
 
     Returns:
-        The residual ``[...]``.
+        The residual ``[...]``; infinite where it is not a number.
     """
     kink = torch.as_tensor(Separable.of(cost).kink, dtype=q.dtype, device=q.device)
     resting = (q.abs() <= rest * q.abs().amax(-1, keepdim=True).clamp(min=1)) & (kink > 0)
     gap = (p - cost.gradient(q, F) + torch.where(resting, kink * torch.sign(q), 0.0)).abs()
     gap = torch.where(resting, (gap - kink).clamp(min=0), gap)
-    return gap.amax(-1) / p.abs().amax(-1).clamp(min=1)
+    residual = gap.amax(-1) / p.abs().amax(-1).clamp(min=1)
+    return residual.nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -62,13 +62,16 @@ class DualNewton:
         nu = p.new_zeros(*p.shape[:-1], self.F.shape[-1]) if start is None else start
         q = separable.argmax(p - self._loadings(nu))
         residual = kkt_residual(self.cost, q, p, self.F)
+        stuck = torch.zeros_like(residual, dtype=torch.bool)
         for _ in range(max_iter):
-            running = ~(residual <= tol)
+            running = (residual > tol) & ~stuck
             if not bool(running.any()):
                 break
             gradient = nu - self._exposures(q)
-            step = -torch.cholesky_solve(gradient.unsqueeze(-1), self._factorise(q)).squeeze(-1)
-            step = torch.where(running.unsqueeze(-1), step, 0.0)
+            step = torch.where(running.unsqueeze(-1), -self._solve_hessian(q, gradient), 0.0)
+            # Where rounding has spoilt the factorisation there is no step: the element stays finite, and unconverged.
+            stuck = stuck | ~step.isfinite().all(-1)
+            step = torch.where(stuck.unsqueeze(-1), 0.0, step)
             nu, q = self._search(separable, p, nu, q, step, (gradient * step).sum(-1))
             residual = torch.where(running, kkt_residual(self.cost, q, p, self.F), residual)
             iterations = iterations + running
@@ -80,9 +83,7 @@ class DualNewton:
         response = h * g
         if self.F is None or not self.cost.uses_factors:
             return response
-        inner = self._exposures(response)
-        inner = torch.cholesky_solve(inner.unsqueeze(-1), self._factorise(q)).squeeze(-1)
-        return response - h * self._loadings(inner)
+        return response - h * self._loadings(self._solve_hessian(q, self._exposures(response)))
 
     def _search(
         self, separable: Separable, p: Tensor, nu: Tensor, q: Tensor, step: Tensor, slope: Tensor
@@ -95,7 +96,7 @@ class DualNewton:
             trial = nu + length.unsqueeze(-1) * step
             trial_q = separable.argmax(p - self._loadings(trial))
             descent = self._dual_value(separable, p, trial, trial_q) - value
-            short = descent > _SUFFICIENT_DECREASE * length * slope + rounding
+            short = (descent > _SUFFICIENT_DECREASE * length * slope + rounding) | ~trial_q.isfinite().all(-1)
             if not bool(short.any()):
                 break
             length = torch.where(short, length / 2, length)
@@ -105,15 +106,18 @@ class DualNewton:
         conjugate = ((p - self._loadings(nu)) * q).sum(-1) - separable.value(q)
         return conjugate + 0.5 * nu.square().sum(-1)
 
-    def _factorise(self, q: Tensor) -> Tensor:
-        """The Cholesky factor of ``I + λ Fᵀ diag(h) F``, ``[..., k, k]``."""
+    def _solve_hessian(self, q: Tensor, right: Tensor) -> Tensor:
+        """``(I + λ Fᵀ diag(h) F)⁻¹ r`` for r ``[..., k]``; NaN for the elements that rounding has made indefinite."""
         assert self.F is not None
         h = Separable.of(self.cost).compliance(q)
         weighted = self.F * (h * over_rows(self.cost.factor_strength)).unsqueeze(-1)
         gram = weighted.mT @ self.F
         gram.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        factor: Tensor = torch.linalg.cholesky(gram)
-        return factor
+        # Not `cholesky`: that raises for the whole batch, and waits for the device to do so.
+        factor, info = torch.linalg.cholesky_ex(gram)
+        solved = torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+        broken = (info > 0).unsqueeze(-1)
+        return torch.where(broken, torch.where(right == 0, 0.0, torch.nan), solved)
 
     def _root_strength(self) -> float | Tensor:
         strength = over_rows(self.cost.factor_strength)

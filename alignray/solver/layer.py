@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from alignray.costs.arguments import batch_shape
 from alignray.costs.cost import Cost
 from alignray.costs.terms import Term
 from alignray.errors import InvalidArgumentError, UnconvergedError
@@ -79,13 +80,14 @@ class SolverLayer(nn.Module):
             p: Predictions ``[..., n]``, float32 or float64.
             F: Factors ``[..., n, k]`` (its batch axes may be fewer than those of p), or None.
             mask: Rows that exist, bool ``[..., n]``, or None for all. The others get q = 0 and pass no gradient.
-            warm: An earlier solution to start from.
+            warm: An earlier solution to start from; elements of it that are not finite start cold.
 
         Returns:
             The decisions with their certificate.
 
         Raises:
             InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
+            CostError: A strength has become negative, or is no longer finite.
             UnconvergedError: A solve did not converge and ``on_failure`` is ``"raise"``.
         """
         problem = _Problem.of(self.cost, p, F, mask)
@@ -100,7 +102,7 @@ class SolverLayer(nn.Module):
         return f"{self.cost.strengths}, backend={self.backend!r}, tol={self.tol}"
 
     def _solve_native(self, problem: _Problem, warm: Solution | None) -> Solution:
-        start = None if warm is None or warm.dual is None else warm.dual.to(problem.p)
+        start = None if warm is None else problem.start(warm)
         with torch.no_grad():
             newton = DualNewton(_detached(problem.cost), problem.F)
             q, dual, residual, iterations = newton.solve(
@@ -115,6 +117,8 @@ class SolverLayer(nn.Module):
 
     def _solve_reference(self, backend: CvxpyBackend, problem: _Problem) -> Solution:
         q = backend.solve(problem.p, problem.F)
+        if problem.mask is not None:
+            q = torch.where(problem.mask, q, 0.0)
         with torch.no_grad():
             residual = kkt_residual(problem.cost, q, problem.p, problem.F, rest=_REFERENCE_REST)
         iterations = torch.zeros(residual.shape, dtype=torch.int64, device=residual.device)
@@ -127,10 +131,13 @@ class SolverLayer(nn.Module):
             if self.on_failure == "raise":
                 eras = [tuple(index) for index in failed.nonzero().tolist()]
                 worst = float(solution.residual[failed].max())
+                effort, remedy = f"tol={self.tol:g} in {self.max_iter} steps", "raise max_iter or tol"
+                if self._reference is not None:
+                    effort, remedy = f"tol={max(self.tol, _REFERENCE_TOL):g}", "change solver_args, raise tol"
                 raise UnconvergedError(
-                    f"{len(eras)} of {failed.numel()} solves did not reach tol={self.tol:g} in {self.max_iter} steps "
+                    f"{len(eras)} of {failed.numel()} solves did not reach {effort} "
                     f"(worst residual {worst:.3g}), at batch indices {eras[:8]}{' …' if len(eras) > 8 else ''}; "
-                    "raise max_iter or tol, or use on_failure='nan'"
+                    f"{remedy}, or use on_failure='nan'"
                 )
             q = torch.where(failed.unsqueeze(-1), torch.nan, q)
         return Solution(q, solution.residual, solution.iterations, solution.converged, solution.dual)
@@ -159,30 +166,18 @@ class _Problem:
     cost: Cost
     p: Tensor
     F: Tensor | None
+    mask: Tensor | None
 
     @classmethod
     def of(cls, cost: Cost, p: Tensor, F: Tensor | None, mask: Tensor | None) -> _Problem:
+        batch = batch_shape(F, mask, p=p)
         if p.dtype not in (torch.float32, torch.float64):
             raise InvalidArgumentError(f"p: expected float32 or float64, got {p.dtype}")
-        if p.dim() < 1 or p.shape[-1] < 1:
-            raise InvalidArgumentError(f"p: expected shape [..., n] with at least one row, got {list(p.shape)}")
-        n = p.shape[-1]
         if F is None and cost.uses_factors:
             raise InvalidArgumentError("F: expected factors [..., n, k], since the cost has a factor_penalty; got None")
-        shapes = [p.shape[:-1]]
-        if F is not None:
-            if F.dim() < 2 or F.shape[-2] != n:
-                raise InvalidArgumentError(f"F: expected shape [..., {n}, k] to fit p, got {list(F.shape)}")
-            shapes.append(F.shape[:-2])
-        if mask is not None:
-            if mask.dtype != torch.bool or mask.shape[-1] != n:
-                raise InvalidArgumentError(
-                    f"mask: expected bool of shape [..., {n}], got {mask.dtype} of {list(mask.shape)}"
-                )
-            shapes.append(mask.shape[:-1])
-        _require_device(p, F=F, mask=mask)
-        batch = _broadcast(shapes, cost)
-        p = p.to(torch.float64).expand(*batch, n)
+        batch = _with_strengths(batch, cost, p.device)
+        cost = _in_float64(cost, p.device)
+        p = p.to(torch.float64).expand(*batch, p.shape[-1])
         F = None if F is None else F.detach().to(torch.float64)
         if mask is not None:
             p = torch.where(mask, p, 0.0)
@@ -191,26 +186,49 @@ class _Problem:
             if values is not None and not bool(torch.isfinite(values).all()):
                 bad = int((~torch.isfinite(values)).sum())
                 raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
-        return cls(cost, p, F)
+        return cls(cost, p, F, mask)
+
+    def start(self, warm: Solution) -> Tensor | None:
+        """The duals of an earlier solution as ``[..., k]`` of this problem; 0, a cold start, where not finite."""
+        if warm.dual is None or self.F is None or not self.cost.uses_factors:
+            return None
+        shape = (*self.p.shape[:-1], self.F.shape[-1])
+        dual = warm.dual.detach().to(self.p)
+        try:
+            dual = dual.reshape(*dual.shape[:-1], shape[-1]).expand(shape)
+        except RuntimeError:
+            raise InvalidArgumentError(
+                f"warm: expected a solution with duals of shape {list(shape)}, got {list(dual.shape)}"
+            ) from None
+        return torch.where(dual.isfinite().all(-1, keepdim=True), dual, 0.0)
 
 
-def _broadcast(shapes: list[torch.Size], cost: Cost) -> torch.Size:
+def _with_strengths(batch: torch.Size, cost: Cost, device: torch.device) -> torch.Size:
     for name, strength in cost.strengths.items():
         if isinstance(strength, Tensor):
-            shapes.append(strength.shape)
+            if strength.dim() and strength.device != device:
+                raise InvalidArgumentError(f"{name}: expected the device of p, {device}, got {strength.device}")
             try:
-                torch.broadcast_shapes(*shapes)
+                batch = torch.broadcast_shapes(batch, strength.shape)
             except RuntimeError:
                 raise InvalidArgumentError(
-                    f"{name}: expected a shape that broadcasts to the batch, got {list(strength.shape)}"
+                    f"{name}: expected a shape that broadcasts to the batch {list(batch)}, got {list(strength.shape)}"
                 ) from None
-    try:
-        return cast("torch.Size", torch.broadcast_shapes(*shapes))
-    except RuntimeError:
-        described = ", ".join(str(list(shape)) for shape in shapes)
-        raise InvalidArgumentError(
-            f"p, F, mask: expected batch shapes that broadcast to one another, got {described}"
-        ) from None
+    return batch
+
+
+def _in_float64(cost: Cost, device: torch.device) -> Cost:
+    """The same cost with its tensors in float64: a root or a sum in float32 would cap the accuracy of the solve."""
+
+    def convert(term: Term) -> Term:
+        strength = term.strength
+        # `replace` checks the value again: a strength that is learned may have become negative.
+        return replace(term, strength=strength.to(device, torch.float64)) if isinstance(strength, Tensor) else term
+
+    converted = Cost(tuple(convert(term) for term in cost.terms))
+    if any(isinstance(strength, Tensor) for strength in cost.strengths.values()):
+        converted.require_strong_convexity()
+    return converted
 
 
 def _detached(cost: Cost) -> Cost:
@@ -226,9 +244,3 @@ def _detached(cost: Cost) -> Cost:
 def _require_option(name: str, value: str, options: tuple[str, ...]) -> None:
     if value not in options:
         raise InvalidArgumentError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
-
-
-def _require_device(p: Tensor, **others: Tensor | None) -> None:
-    for name, other in others.items():
-        if other is not None and other.device != p.device:
-            raise InvalidArgumentError(f"{name}: expected the device of p, {p.device}, got {other.device}")

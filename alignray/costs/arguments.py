@@ -1,0 +1,50 @@
+"""What costs, solvers and objectives ask of the tensors of a batch of eras."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alignray.errors import InvalidArgumentError
+
+
+def batch_shape(F: Tensor | None, mask: Tensor | None, **vectors: Tensor) -> torch.Size:
+    """Check that the tensors of a batch fit one another, and find the shape of the batch.
+
+    Args:
+        F: Factors ``[..., n, k]``, or None.
+        mask: Rows that count, bool ``[..., n]``, or None.
+        **vectors: One number a row ``[..., n]``, each under the name that the caller knows it by. The first sets n and
+            the device.
+
+    Returns:
+        The batch shape ``[...]`` that all of them broadcast to.
+
+    Raises:
+        InvalidArgumentError: One is no tensor, or its shape, type or device does not fit.
+    """
+    given = {name: value for name, value in {**vectors, "F": F, "mask": mask}.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise InvalidArgumentError(f"{name}: expected a tensor, got {type(value).__name__}")
+    first, leader = next(iter(given.items()))
+    if leader.dim() < 1 or leader.shape[-1] < 1:
+        raise InvalidArgumentError(f"{first}: expected shape [..., n] with at least one row, got {list(leader.shape)}")
+    n, batches = leader.shape[-1], []
+    for name, value in given.items():
+        own = 2 if name == "F" else 1
+        if value.dim() < own or value.shape[-own] != n:
+            rows = f"[..., {n}, k]" if name == "F" else f"[..., {n}]"
+            raise InvalidArgumentError(f"{name}: expected shape {rows} to fit {first}, got {list(value.shape)}")
+        if value.device != leader.device:
+            raise InvalidArgumentError(f"{name}: expected the device of {first}, {leader.device}, got {value.device}")
+        batches.append(value.shape[:-own])
+    if mask is not None and mask.dtype != torch.bool:
+        raise InvalidArgumentError(f"mask: expected bool, got {mask.dtype}")
+    try:
+        return torch.broadcast_shapes(*batches)
+    except RuntimeError:
+        got = ", ".join(str(list(shape)) for shape in batches)
+        raise InvalidArgumentError(
+            f"{', '.join(given)}: expected batch shapes that broadcast to one another, got {got}"
+        ) from None
