@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from alignray.errors import ConfigurationError
+from alignray.errors import ConfigurationError, InvalidArgumentError
 from alignray.types import Plain
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def _build(kind: Any, plain: Plain, path: str) -> Any:
             raise _mismatch(path, "a mapping", plain)
         return {key: _build(arguments[1], item, f"{path}.{key}") for key, item in plain.items()}
     if hasattr(kind, "from_plain"):
-        return kind.from_plain(plain)
+        return _build_itself(kind, plain, path)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, plain, path)
     return _build_scalar(kind, plain, path)
@@ -151,6 +151,14 @@ def _build_union(arguments: tuple[Any, ...], plain: Plain, path: str) -> Any:
         except ConfigurationError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _build_itself(kind: Any, plain: Plain, path: str) -> Any:
+    try:
+        return kind.from_plain(plain)
+    except InvalidArgumentError as error:
+        message = str(error)
+        raise ConfigurationError(message if message.startswith(path) else f"{path}: {message}") from error
 
 
 def _build_dataclass(kind: Any, plain: Plain, path: str) -> Any:

@@ -21,6 +21,7 @@ from alignray.trial import METRICS
 if TYPE_CHECKING:
     from alignray.launch import SweepResult
 
+_WIDE = 120
 _STATES = ("complete", "pruned", "failed", "running")
 
 
@@ -107,6 +108,8 @@ class LiveProgress:
 def print_result(result: SweepResult) -> None:
     """The comparison table, and where the rest is."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
     comparison = result.comparison
     arms = list(dict.fromkeys(comparison["arm"]))
     first = comparison.iloc[0]
@@ -121,15 +124,16 @@ def print_result(result: SweepResult) -> None:
     cells = comparison.set_index(["metric", "arm"])
     for metric in METRICS:
         rows = [cells.loc[(metric, arm)] for arm in arms]
-        table.add_row(metric, *(interval_text(Interval(row["value"], row["low"], row["high"])) for row in rows))
+        cell = [interval_text(Interval(row["value"], row["low"], row["high"])) for row in rows]
+        # A narrow terminal gets the brackets on a line of their own.
+        table.add_row(metric, *(text.replace(" [", "\n[") if console.width < _WIDE else text for text in cell))
     counts = result.trials.groupby(["arm", "state"]).size().unstack(fill_value=0)
     described = [", ".join(f"{int(n)} {state}" for state, n in counts.loc[arm].items() if n) for arm in arms]
     table.add_section()
     table.add_row("trials", *described)
-    if not console.is_terminal:
-        console = Console(width=200)
     console.print(table)
-    console.print("Brackets: 95 % intervals over the holdout's eras (block bootstrap).", style="dim", highlight=False)
+    note = f"Brackets: {first['level']:.0%} intervals over the holdout's eras, by block bootstrap."
+    console.print(note, style="dim", highlight=False)
     for label, value in (
         ("comparison", result.folder / "comparison.csv"),
         ("report", result.folder / "report.html"),
@@ -157,7 +161,7 @@ def print_plan(config: SweepConfig) -> None:
         f"{config.trial.members} members, {config.trial.training.epochs} epochs at most, {share} each",
         "search": f"{config.search.sampler}, {config.search.initial_points} initial points the same for every arm, "
         f"scheduler {config.scheduler.name}",
-        "folds": f"{len(split.folds)}; the last trains on {len(fold.train)} eras and validates on {len(fold.validation)}",
+        "folds": f"{len(split.folds)}; the last trains on {len(fold.train)} eras, validates on {len(fold.validation)}",
         "holdout": f"{len(holdout)} eras from {panel.eras[holdout.start]}, {config.holdout.members} members an arm, "
         f"embargo {config.trial.split.embargo}",
         "score": f"{config.trial.scoring.metric}: {METRICS[config.trial.scoring.metric].meaning}",

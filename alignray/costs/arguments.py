@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def batch_shape(F: Tensor | None, mask: Tensor | None, **vectors: Tensor) -> tor
     if mask is not None and mask.dtype != torch.bool:
         raise InvalidArgumentError(f"mask: expected bool, got {mask.dtype}")
     try:
-        return torch.broadcast_shapes(*batches)
+        return cast("torch.Size", torch.broadcast_shapes(*batches))
     except RuntimeError:
         got = ", ".join(str(list(shape)) for shape in batches)
         raise InvalidArgumentError(

@@ -135,7 +135,7 @@ class SoftL1(SeparableTerm):
 
     def __post_init__(self) -> None:
         _require_strength(self.name, self.strength)
-        if not (isinstance(self.width, numbers.Real) and math.isfinite(self.width) and self.width >= 0):
+        if not (_is_number(self.width) and math.isfinite(self.width) and self.width >= 0):
             raise CostError(f"width of {self.name}: expected a finite number of at least 0, got {self.width!r}")
 
     @property
@@ -195,8 +195,12 @@ TERMS: dict[str, type[Term]] = {term.name: term for term in (Quadratic, SoftL1, 
 
 
 def _require_strength(name: str, strength: Strength) -> None:
-    if isinstance(strength, bool) or not isinstance(strength, Tensor | numbers.Real):
+    if not isinstance(strength, Tensor) and not _is_number(strength):
         raise CostError(f"strength of {name}: expected a number or a tensor, got {strength!r}")
     values = torch.as_tensor(strength, dtype=torch.float64).detach()
     if not bool((torch.isfinite(values) & (values >= 0)).all()):
         raise CostError(f"strength of {name}: expected finite numbers of at least 0, got {strength}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

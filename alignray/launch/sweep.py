@@ -194,6 +194,8 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
         "alignray.sweep": manifest.name,
         "alignray.template": manifest.config.template,
         "mlflow.runName": manifest.name,
+        "mlflow.source.name": f"alignray run {manifest.config.template}",
+        "mlflow.source.type": "JOB",
     }
     ray.get(tracker.log.remote([RunStart(key=manifest.name, tags=tags, params=_sweep_params(manifest))]))
     try:

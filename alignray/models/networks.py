@@ -103,7 +103,7 @@ def build_model(config: ModelConfig, num_features: int, *, seed: int) -> nn.Modu
         A module ``[..., d] → [..., 1]``.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds every GPU as well
         layers = MODELS[config.family](config, num_features)
     last = layers[-1]
     assert isinstance(last, nn.Linear)

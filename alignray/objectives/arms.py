@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from alignray.costs.arguments import batch_shape
 from alignray.errors import InvalidArgumentError
 from alignray.solver import Solution, SolverLayer
 
@@ -52,12 +53,15 @@ class Objective(ABC):
 
         Args:
             p: Predictions ``[..., n]``; the loss is differentiable in them.
-            y: Targets, broadcastable to p.
+            y: Targets ``[..., n]``; their batch axes may be fewer than those of p.
             F: Factors ``[..., n, k]``, or None.
             mask: Rows that count ``[..., n]``, or None for all.
 
         Returns:
             The loss of each era ``[...]``, and the solution at p (None where the objective needs none).
+
+        Raises:
+            InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
         """
 
 
@@ -70,8 +74,8 @@ class Aligned(Objective):
         self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
+        y = _targets(p, y, F, mask)
         solution = self.layer(p, F, mask)
-        y = _known(y, mask)
         q = solution.q.detach()
         value = self.layer.cost(q, F, mask) - (y * q).sum(-1)
         # The last term is 0 and carries the derivative J(p − y): at the optimum ∇C(q) is p, whatever the kinks.
@@ -88,8 +92,9 @@ class Misaligned(Objective):
         self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
+        y = _targets(p, y, F, mask)
         solution = self.layer(p, F, mask)
-        return -(_known(y, mask) * solution.q).sum(-1), solution
+        return -(y * solution.q).sum(-1), solution
 
 
 class FenchelYoung(Objective):
@@ -101,10 +106,11 @@ class FenchelYoung(Objective):
         self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
+        y = _targets(p, y, F, mask)
         with torch.no_grad():
             solution = self.layer(p, F, mask)
-            best = self.layer(_known(y, mask), F, mask).q
-        # By the envelope theorem ∇C*(p) is q(p): q and q(y) are held, and only p is differentiated.
+        # By the envelope theorem ∇C*(p) is q(p), so q is held; q(y) moves with the strengths alone.
+        best = self.layer(y, F, mask).q
         p, cost = _known(p, mask), self.layer.cost
         conjugate = (p * solution.q).sum(-1) - cost(solution.q, F, mask)
         return conjugate - (p * best).sum(-1) + cost(best, F, mask), solution
@@ -119,11 +125,11 @@ class Mse(Objective):
         self,
         p: Tensor,
         y: Tensor,
-        F: Tensor | None = None,  # noqa: ARG002
+        F: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        return 0.5 * (_known(p, mask) - _known(y, mask)).square().sum(-1), None
+        return 0.5 * (_known(p, mask) - _targets(p, y, F, mask)).square().sum(-1), None
 
 
 OBJECTIVES: dict[str, type[Objective]] = {arm.name: arm for arm in (Aligned, Misaligned, FenchelYoung, Mse)}
@@ -149,15 +155,28 @@ def regret(layer: SolverLayer, p: Tensor, y: Tensor, F: Tensor | None = None, ma
     Args:
         layer: The solver layer.
         p: Predictions ``[..., n]``.
-        y: Targets, broadcastable to p.
+        y: Targets ``[..., n]``; their batch axes may be fewer than those of p.
         F: Factors ``[..., n, k]``, or None.
         mask: Rows that count ``[..., n]``, or None for all.
 
     Returns:
         The regret of each era, ``[...]``.
+
+    Raises:
+        InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
     """
-    aligned = Aligned(layer)
-    return aligned(p, y, F, mask) - aligned(_known(y, mask).to(p.dtype), y, F, mask)
+    y, aligned = _targets(p, y, F, mask), Aligned(layer)
+    return aligned(p, y, F, mask) - aligned(y.to(p.dtype), y, F, mask)
+
+
+def _targets(p: Tensor, y: Tensor, F: Tensor | None, mask: Tensor | None) -> Tensor:
+    """The targets, once they fit; 0 on the rows that do not count."""
+    batch_shape(F, mask, p=p, y=y)
+    y = _known(y, mask)
+    if not bool(y.isfinite().all()):
+        bad = int((~y.isfinite()).sum())
+        raise InvalidArgumentError(f"y: expected finite numbers, got {bad} that are NaN or infinite")
+    return y
 
 
 def _known(values: Tensor, mask: Tensor | None) -> Tensor:

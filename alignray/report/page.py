@@ -46,8 +46,8 @@ def write_report(
         ),
         reading=(
             "Each arm's best configuration was trained afresh and scored once on eras that the search never saw. "
-            f"Brackets hold {manifest.config.holdout.level:.0%} intervals over those eras. Where the intervals of two "
-            "arms overlap widely, the data do not tell them apart."
+            f"Bold is the best estimate; brackets hold {manifest.config.holdout.level:.0%} intervals over those eras. "
+            "Where the intervals of two arms overlap widely, the data do not tell them apart."
         ),
         table=_comparison_html(manifest, comparison),
         caption="; ".join(f"<b>{name}</b>: {html.escape(metric.meaning)}" for name, metric in METRICS.items()) + ".",
@@ -58,7 +58,9 @@ def write_report(
                 ("The search", _history(manifest, trials)),
             )
         ),
-        trials=trials.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}", na_rep=""),
+        trials=trials.astype({"reason": object})
+        .fillna({"reason": ""})
+        .to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}", na_rep=""),
         plotly=get_plotlyjs(),
     )
     partial = path.with_name(f"{path.name}.partial")
@@ -85,7 +87,8 @@ def _comparison_html(manifest: Manifest, comparison: pd.DataFrame) -> str:
     rows = []
     for name, metric in METRICS.items():
         of_metric = comparison[comparison["metric"] == name].set_index("arm")
-        best = (metric.direction * of_metric["value"]).idxmax() if of_metric["value"].notna().any() else None
+        ranked = metric.direction != 0 and of_metric["value"].notna().any()
+        best = (metric.direction * of_metric["value"]).idxmax() if ranked else None
         cells = "".join(_cell(of_metric.loc[arm], arm == best) for arm in arms)
         rows.append(f"<tr><td title='{html.escape(metric.meaning)}'>{name}</td>{cells}</tr>")
     return f"<table><thead><tr><th scope='col'>metric</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -34,8 +34,8 @@ def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: 
 
     Returns:
         One row an arm and metric: ``arm``, ``metric``, ``value`` with its interval ``low`` … ``high``, ``validation``
-        (the final model's own), ``difference`` to the mse arm era by era with its interval, ``members``, ``eras``,
-        ``trials``, ``failed``, and ``looks``, how often the holdout was looked at.
+        (the final model's own), ``difference`` to the mse arm era by era with its interval, the intervals' ``level``,
+        ``members``, ``eras``, ``trials``, ``failed``, and ``looks``, how often the holdout was looked at.
     """
     level = manifest.config.holdout.level
     baseline = next((final for final in finals if final.arm == BASELINE), None)
@@ -60,6 +60,7 @@ def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: 
                     "difference_high": difference.high,
                 }
             record |= {
+                "level": level,
                 "members": manifest.config.holdout.members,
                 "eras": len(final.scores.eras),
                 "trials": len(of_arm),

@@ -60,7 +60,7 @@ class CvxpyBackend:
 
     def _apply(self, layer: Any, parameters: list[Tensor]) -> Tensor:
         """Decisions ``[size, n]``; one era that fails costs the others a second solve, not their result."""
-        from diffcp import SolverError
+        from diffcp import SolverError  # type: ignore[import-untyped]
 
         size, n = parameters[0].shape
         differentiated = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
@@ -106,5 +106,7 @@ class CvxpyBackend:
             arguments = {"solve_method": "SCS", "eps": 1e-10, "max_iters": 100_000, **arguments}
         try:
             return CvxpyLayer(problem, parameters, [x], solver=solver, solver_args=arguments)
-        except cp.SolverError as error:
-            raise InvalidArgumentError(f"solver_args: expected a solver that cvxpylayers has ({error})") from error
+        except (cp.SolverError, RuntimeError) as error:
+            raise InvalidArgumentError(
+                f"solver_args: expected a solver that cvxpylayers has, got {solver!r} ({error})"
+            ) from error

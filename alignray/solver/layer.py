@@ -173,6 +173,8 @@ class _Problem:
         batch = batch_shape(F, mask, p=p)
         if p.dtype not in (torch.float32, torch.float64):
             raise InvalidArgumentError(f"p: expected float32 or float64, got {p.dtype}")
+        if F is not None and F.is_complex():
+            raise InvalidArgumentError(f"F: expected real numbers, got {F.dtype}")
         if F is None and cost.uses_factors:
             raise InvalidArgumentError("F: expected factors [..., n, k], since the cost has a factor_penalty; got None")
         batch = _with_strengths(batch, cost, p.device)

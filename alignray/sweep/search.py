@@ -41,6 +41,8 @@ def trial_tags(manifest: Manifest, arm: str, kind: str) -> dict[str, str]:
         "alignray.sweep": manifest.name,
         "alignray.template": manifest.config.template,
         "alignray.objective": arm,
+        "mlflow.source.name": f"alignray run {manifest.config.template}",
+        "mlflow.source.type": "JOB",
     }
 
 

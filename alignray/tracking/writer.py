@@ -11,6 +11,7 @@ from alignray.tracking.events import Event, RunEnd, RunMetrics, RunNote, RunStar
 
 _METRICS_A_REQUEST = 1_000  # MLflow's limits
 _PARAMS_A_REQUEST = 100
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens at runs, not at chat traces
 _KEY = "alignray.key"
 _SWEEP_ID = "alignray.sweep_id"
 
@@ -34,7 +35,9 @@ class MlflowWriter:
         self._client = MlflowClient(uri)
         self._sweep_id = sweep_id
         known = self._client.get_experiment_by_name(experiment)
-        self._experiment_id = known.experiment_id if known else self._client.create_experiment(experiment)
+        self._experiment_id = (
+            known.experiment_id if known else self._client.create_experiment(experiment, tags=_EXPERIMENT_TAGS)
+        )
         self.runs = self._find_runs()
 
     def write(self, events: Sequence[Event]) -> None:

@@ -2,6 +2,6 @@
 
 from alignray.training.config import OPTIMISERS, OptimiserConfig, TrainingConfig
 from alignray.training.members import Members
-from alignray.training.trainer import EpochStats, Trainer
+from alignray.training.trainer import EpochStats, Trainer, require_finite
 
-__all__ = ["OPTIMISERS", "EpochStats", "Members", "OptimiserConfig", "Trainer", "TrainingConfig"]
+__all__ = ["OPTIMISERS", "EpochStats", "Members", "OptimiserConfig", "Trainer", "TrainingConfig", "require_finite"]

@@ -86,7 +86,7 @@ class Trainer:
         total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
         for step, batch in enumerate(self._batches(epoch)):
             p = self.members(batch.features)
-            self._require_finite(p, epoch, step)
+            require_finite(p, f"epoch {epoch}, step {step}")
             solving = time.monotonic()
             loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
             solver_seconds += time.monotonic() - solving
@@ -151,15 +151,24 @@ class Trainer:
                 grad.mul_(scale.reshape(-1, *([1] * (grad.dim() - 1))))
         self._optimiser.step()
 
-    @staticmethod
-    def _require_finite(p: Tensor, epoch: int, step: int) -> None:
-        diverged = ~p.detach().isfinite().flatten(1).all(1)
-        if bool(diverged.any()):
-            members = diverged.nonzero().flatten().tolist()
-            raise TrainingError(
-                f"member {', '.join(map(str, members))} diverged at epoch {epoch}, step {step}: predictions are not "
-                "finite; lower optimiser.learning_rate or set optimiser.gradient_clip"
-            )
+
+def require_finite(p: Tensor, when: str) -> None:
+    """Check that no member has diverged.
+
+    Args:
+        p: Predictions ``[R, ...]``.
+        when: What the message says about the time.
+
+    Raises:
+        TrainingError: A prediction is not finite; the member is named.
+    """
+    diverged = ~p.detach().isfinite().flatten(1).all(1)
+    if bool(diverged.any()):
+        members = diverged.nonzero().flatten().tolist()
+        raise TrainingError(
+            f"member {', '.join(map(str, members))} diverged at {when}: predictions are not finite; "
+            "lower optimiser.learning_rate or set optimiser.gradient_clip"
+        )
 
 
 def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:

@@ -25,6 +25,12 @@ class SplitConfig:
     folds: int = 1
     embargo: int = 8
 
+    def __post_init__(self) -> None:
+        if self.folds < 1:
+            raise ConfigurationError(f"split.folds: expected at least 1, got {self.folds}")
+        if self.embargo < 0:
+            raise ConfigurationError(f"split.embargo: expected at least 0, got {self.embargo}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SolverConfig:
@@ -41,6 +47,8 @@ class SolverConfig:
     max_iter: int = 100
 
     def __post_init__(self) -> None:
+        if self.backend not in ("native", "cvxpylayers"):
+            raise ConfigurationError(f"solver.backend: expected native or cvxpylayers, got {self.backend!r}")
         if not self.tol > 0:
             raise ConfigurationError(f"solver.tol: expected a number above 0, got {self.tol}")
         if self.max_iter < 1:
@@ -65,8 +73,11 @@ class ScoringConfig:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ConfigurationError(f"scoring.metric: expected one of {', '.join(METRICS)}, got {self.metric!r}")
+        if METRICS[self.metric].direction == 0:
+            raise ConfigurationError(f"scoring.metric: expected one that has a better and a worse, got {self.metric!r}")
         if self.top_bottom is not None and self.top_bottom < 1:
             raise ConfigurationError(f"scoring.top_bottom: expected at least 1, got {self.top_bottom}")
+        object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
         self.cost.require_strong_convexity()
 
 
@@ -101,6 +112,7 @@ class TrialConfig:
             raise ConfigurationError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
         if self.members < 1:
             raise ConfigurationError(f"members: expected at least 1, got {self.members}")
+        object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
         self.cost.require_strong_convexity()
 
     @property

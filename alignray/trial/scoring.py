@@ -16,7 +16,7 @@ from alignray.data import Panel
 from alignray.objectives import regret
 from alignray.solver import SolverLayer
 from alignray.statistics import mean, sharpe
-from alignray.training import Members
+from alignray.training import Members, require_finite
 
 if TYPE_CHECKING:
     from alignray.trial.config import ScoringConfig
@@ -53,7 +53,7 @@ class Metric:
 
     Attributes:
         per_era: The metric of every member and era, ``[R, B]``; NaN where an era has none.
-        direction: 1 where more is better, −1 where less is.
+        direction: 1 where more is better, −1 where less is, 0 where neither is.
         summary: From the series of the eras ``[..., eras]`` to one number; their mean, or their Sharpe ratio.
         meaning: One line for tables.
     """
@@ -105,9 +105,9 @@ METRICS: dict[str, Metric] = {
     "fnc": Metric(_fnc, 1, "numerai_corr of p neutralised to the factors", mean),
     "utility": Metric(_utility, 1, "y·q − C(q) under the reference cost", mean),
     "regret": Metric(_regret, -1, "utility lost against knowing the target, under the reference cost", mean),
-    "calibration": Metric(_calibration, 1, "slope of the target on p; 1 is calibrated", mean),
+    "calibration": Metric(_calibration, 0, "slope of the target on p; 1 is calibrated", mean),
     "exposure": Metric(_exposure, -1, "‖Fᵀq‖ / ‖q‖", mean),
-    "active": Metric(_active, 1, "share of rows with a decision other than 0", mean),
+    "active": Metric(_active, 0, "share of rows with a decision other than 0", mean),
 }
 """Every metric, by name."""
 
@@ -154,6 +154,9 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
 
     Returns:
         Every metric of ``METRICS``.
+
+    Raises:
+        TrainingError: A member's predictions are not finite.
     """
     reference = SolverLayer(scoring.cost, tol=layer.tol, max_iter=layer.max_iter, on_failure="nan")
     parts: dict[str, list[Tensor]] = {name: [] for name in METRICS}
@@ -163,6 +166,7 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
         for start in range(0, len(eras), _ERAS_AT_ONCE):
             batch = panel.batch(eras[start : start + _ERAS_AT_ONCE], device=device)
             p = members(batch.features).double()
+            require_finite(p, "scoring")
             solution = layer(p, batch.factors, batch.mask)
             residual = max(residual, float(solution.residual.max()))
             unconverged += int((~solution.converged).sum())

@@ -127,7 +127,7 @@ class Trial:
         Raises:
             DataError: The checkpoint is of another configuration.
         """
-        if checkpoint.record["config"] != to_plain(self.config):
+        if checkpoint.record.get("config") != to_plain(self.config):
             raise DataError("checkpoint: expected one of this configuration, got one of another")
         for fold, trainer in enumerate(self._trainers):
             prefix, best = f"fold{fold}.", f"fold{fold}.best."
