@@ -100,18 +100,18 @@ def set_from_text(config: T, path: str, text: str) -> T:
             raise error from None
 
 
-def _assign(here: Any, path: str, value: Plain) -> None:
+def _assign(here: Any, path: str, value: Plain, above: str = "") -> None:
     if not isinstance(here, dict):
-        raise ConfigurationError(f"{path}: no such field; a single value stands above it")
+        raise ConfigurationError(f"{above}{path}: no such field; {above.rstrip('.')} is a single value")
     # A mapping may itself have dotted keys (a search space does): the longest that fits is meant.
     fitting = [key for key in here if f"{path}.".startswith(f"{key}.")]
     if not fitting:
-        raise ConfigurationError(f"{path}: no such field; expected one of {', '.join(here)}")
+        raise ConfigurationError(f"{above}{path}: no such field; expected one of {', '.join(here)}")
     key = max(fitting, key=len)
     if key == path:
         here[key] = value
     else:
-        _assign(here[key], path.removeprefix(f"{key}."), value)
+        _assign(here[key], path.removeprefix(f"{key}."), value, f"{above}{key}.")
 
 
 def _build(kind: Any, plain: Plain, path: str) -> Any:

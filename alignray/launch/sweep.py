@@ -179,8 +179,11 @@ def _execute(folder: Path, manifest: Manifest, panel: Panel, progress: Progress)
         result = _result(folder, manifest)
         csv = write_comparison(result.comparison, folder)
         page = write_report(manifest, finals, result.trials, result.comparison, folder / "report.html")
-        _log_results(tracker, manifest, [csv, page, folder / "manifest.json"], progress)
-        log_models(manifest, finals, _written_runs(tracker))
+        left = _log_results(tracker, manifest, [csv, page, folder / "manifest.json"])
+        if left:
+            progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
+        else:
+            log_models(manifest, finals, _written_runs(tracker))
     return result
 
 
@@ -215,8 +218,8 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
     left = _end(tracker, manifest, "FINISHED", _FLUSH_S)
     if left:
         raise WorkError(
-            f"MLflow does not hold everything yet ({left}); the rest is kept in {folder / 'spool'}. "
-            f"When MLflow is back: alignray resume {manifest.name}"
+            f"the sweep is done, its result is in {folder}, but MLflow lacks some of it ({left}); the rest is kept in "
+            f"{folder / 'spool'}. When MLflow is back: alignray resume {manifest.name}"
         )
 
 
@@ -225,7 +228,8 @@ def _end(tracker: TrackerHandle, manifest: Manifest, status: str, timeout_s: flo
     return wait_until_written(tracker, timeout_s)
 
 
-def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path], progress: Progress) -> None:
+def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path]) -> str:
+    """Hand the comparison to MLflow, and wait for it; what keeps it, or empty."""
     description = (
         f"Sweep **{manifest.name}** of template `{manifest.config.template}`: the arms "
         f"{', '.join(manifest.config.arms)}, {manifest.config.search.trials} trials each. "
@@ -233,9 +237,7 @@ def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path], 
     )
     note = RunNote(key=manifest.name, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
     tracker.log.remote([note])
-    left = wait_until_written(tracker, _FLUSH_S)
-    if left:
-        progress.warn(f"MLflow is behind: {left}")
+    return wait_until_written(tracker, _FLUSH_S)
 
 
 def _written_runs(tracker: TrackerHandle) -> dict[str, str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from alignray.errors import SweepError
 
+_KNOCK_S = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody unless the user turns it on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -41,15 +44,32 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         return
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    _require_answer(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options["include_dashboard"] = False
     try:
         ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        where = address or "this machine"
-        raise SweepError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}; is it running?") from error
+        raise _no_cluster(address or "this machine", str(error).splitlines()[0]) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str | None) -> None:
+    """Knock before Ray does: Ray tries for minutes at an address where nobody is."""
+    host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address or "")
+    if host is None:
+        return
+    try:
+        socket.create_connection((host[1], int(host[2])), timeout=_KNOCK_S).close()
+    except OSError as error:
+        raise _no_cluster(str(address), str(error)) from error
+
+
+def _no_cluster(where: str, why: str) -> SweepError:
+    return SweepError(
+        f"no Ray cluster at {where}: {why}; start one (ray start --head), or leave --address out to use this machine"
+    )

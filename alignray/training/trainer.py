@@ -90,7 +90,7 @@ class Trainer:
             solving = time.monotonic()
             loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
             solver_seconds += time.monotonic() - solving
-            good = loss.isfinite()
+            good = loss.isfinite() & gradient.isfinite().all(-1)
             total += float(loss[good].sum())
             count += int(good.sum())
             unconverged += int((~good).sum())
