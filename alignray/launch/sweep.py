@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,7 +187,7 @@ def _execute(folder: Path, manifest: Manifest, panel: Panel, progress: Progress)
     return result
 
 
-@contextmanager
+@contextlib.contextmanager
 def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterator[None]:
     """The sweep's parent run: begun, and ended as the work within ends."""
     import ray
@@ -204,13 +204,13 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
     try:
         yield
     except KeyboardInterrupt:
-        ended = sum(
-            row.state != "running" for study in sweep_studies(folder, manifest).values() for row in study.rows()
-        )
-        _end(tracker, manifest, "KILLED", _FLUSH_INTERRUPTED_S)
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C only cuts the wait for MLflow short
+            _end(tracker, manifest, "KILLED", _FLUSH_INTERRUPTED_S)
+        rows = [row for study in sweep_studies(folder, manifest).values() for row in study.rows()]
+        ended = sum(row.state != "running" for row in rows)
+        elsewhere = "" if folder.parent == Path("runs").resolve() else f" --storage {folder.parent}"
         raise Interrupted(
-            f"stopped; {ended} trials are finished and kept. Go on with: alignray resume {manifest.name}"
-            + ("" if folder.parent.name == "runs" else f" --storage {folder.parent}")
+            f"stopped; {ended} trials are finished and kept. Go on with: alignray resume {manifest.name}{elsewhere}"
         ) from None
     except BaseException:
         _end(tracker, manifest, "FAILED", _FLUSH_INTERRUPTED_S)

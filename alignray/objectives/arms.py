@@ -129,7 +129,10 @@ class Mse(Objective):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        return 0.5 * (_known(p, mask) - _targets(p, y, F, mask)).square().sum(-1), None
+        y = _targets(p, y, F, mask)
+        p = _known(p, mask)
+        _require_finite("p", p)
+        return 0.5 * (p - y).square().sum(-1), None
 
 
 OBJECTIVES: dict[str, type[Objective]] = {arm.name: arm for arm in (Aligned, Misaligned, FenchelYoung, Mse)}
@@ -173,10 +176,14 @@ def _targets(p: Tensor, y: Tensor, F: Tensor | None, mask: Tensor | None) -> Ten
     """The targets, once they fit; 0 on the rows that do not count."""
     batch_shape(F, mask, p=p, y=y)
     y = _known(y, mask)
-    if not bool(y.isfinite().all()):
-        bad = int((~y.isfinite()).sum())
-        raise InvalidArgumentError(f"y: expected finite numbers, got {bad} that are NaN or infinite")
+    _require_finite("y", y)
     return y
+
+
+def _require_finite(name: str, values: Tensor) -> None:
+    bad = int((~values.detach().isfinite()).sum())
+    if bad:
+        raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
 
 
 def _known(values: Tensor, mask: Tensor | None) -> Tensor:

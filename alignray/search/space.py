@@ -65,17 +65,14 @@ class Distribution(ABC):
         Raises:
             ConfigurationError: No distribution has that kind, or a parameter does not fit.
         """
-        if not isinstance(plain, Mapping) or plain.get("kind") not in DISTRIBUTIONS:
-            raise ConfigurationError(f"space: expected a kind of {', '.join(DISTRIBUTIONS)}, got {plain!r}")
-        parameters: dict[str, Any] = {key: value for key, value in plain.items() if key != "kind"}
-        if parameters.get("when"):
-            parameters["when"] = {key: tuple(values) for key, values in parameters["when"].items()}
-        if "options" in parameters:
-            parameters["options"] = tuple(parameters["options"])
+        kind = plain.get("kind") if isinstance(plain, Mapping) else None
+        if not isinstance(plain, Mapping) or not isinstance(kind, str) or kind not in DISTRIBUTIONS:
+            raise ConfigurationError(f"expected a kind of {', '.join(DISTRIBUTIONS)}, got {plain!r}")
+        parameters = {key: _tupled(value) for key, value in plain.items() if key != "kind"}
         try:
-            distribution: Distribution = DISTRIBUTIONS[cast("str", plain["kind"])](**parameters)
+            distribution: Distribution = DISTRIBUTIONS[kind](**parameters)
         except TypeError as error:
-            raise ConfigurationError(f"space: {plain!r} does not describe a distribution ({error})") from error
+            raise ConfigurationError(f"{plain!r} does not describe a distribution ({error})") from error
         return distribution
 
 
@@ -90,7 +87,8 @@ class Float(Distribution):
     kind: ClassVar[str] = "float"
 
     def __post_init__(self) -> None:
-        _require_bounds(self.low, self.high, log=self.log)
+        _require_bounds(self.low, self.high, self.log, int | float, "numbers")
+        _require_condition(self.when)
 
     def suggest(self, trial: optuna.Trial, path: str) -> Value:
         """See `Distribution.suggest`."""
@@ -119,7 +117,8 @@ class Int(Distribution):
     kind: ClassVar[str] = "int"
 
     def __post_init__(self) -> None:
-        _require_bounds(self.low, self.high, log=self.log)
+        _require_bounds(self.low, self.high, self.log, int, "whole numbers")
+        _require_condition(self.when)
 
     def suggest(self, trial: optuna.Trial, path: str) -> Value:
         """See `Distribution.suggest`."""
@@ -146,8 +145,10 @@ class Choice(Distribution):
     kind: ClassVar[str] = "choice"
 
     def __post_init__(self) -> None:
-        if not self.options:
-            raise ConfigurationError("options: expected at least one, got none")
+        plain = isinstance(self.options, tuple) and all(isinstance(o, bool | int | float | str) for o in self.options)
+        if not plain or not self.options:
+            raise ConfigurationError(f"options: expected a tuple of numbers, texts or bools, got {self.options!r}")
+        _require_condition(self.when)
 
     def suggest(self, trial: optuna.Trial, path: str) -> Value:
         """See `Distribution.suggest`."""
@@ -217,10 +218,20 @@ class Space:
 
     @classmethod
     def from_plain(cls, plain: Plain) -> Space:
-        """The inverse of `to_plain`."""
+        """The inverse of `to_plain`.
+
+        Raises:
+            ConfigurationError: A distribution does not make sense.
+        """
         if not isinstance(plain, Mapping):
             raise ConfigurationError(f"space: expected distributions by path, got {plain!r}")
-        return cls({path: Distribution.from_plain(value) for path, value in plain.items()})
+        distributions: dict[str, Distribution] = {}
+        for path, value in plain.items():
+            try:
+                distributions[path] = Distribution.from_plain(value)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"space.{path}: {error}") from error
+        return cls(distributions)
 
 
 def _holds(condition: Mapping[str, tuple[Value, ...]], values: Mapping[str, Value]) -> bool:
@@ -231,8 +242,31 @@ def _condition_text(condition: Condition) -> str:
     return "".join(f", where {path} is {' or '.join(map(str, values))}" for path, values in (condition or {}).items())
 
 
-def _require_bounds(low: float, high: float, *, log: bool) -> None:
-    if not low <= high:
+def _tupled(value: Any) -> Any:
+    """JSON's lists as the tuples that they were, also those of a condition."""
+    if isinstance(value, Mapping):
+        return {key: _tupled(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _require_bounds(low: object, high: object, log: object, kind: Any, what: str) -> None:
+    if not _is(low, kind) or not _is(high, kind):
+        raise ConfigurationError(f"low, high: expected {what}, got {low!r} and {high!r}")
+    if not isinstance(log, bool):
+        raise ConfigurationError(f"log: expected true or false, got {log!r}")
+    least, most = cast("float", low), cast("float", high)
+    if not least <= most:
         raise ConfigurationError(f"low, high: expected low at most high, got {low} and {high}")
-    if log and not low > 0:
+    if log and not least > 0:
         raise ConfigurationError(f"low: expected a number above 0 on a logarithmic scale, got {low}")
+
+
+def _is(value: object, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _require_condition(when: object) -> None:
+    if when is None:
+        return
+    if not isinstance(when, Mapping) or not all(isinstance(values, tuple) for values in when.values()):
+        raise ConfigurationError(f"when: expected a tuple of values for each field, got {when!r}")

@@ -5,6 +5,7 @@ The studies of a sweep live in one journal file that is only ever appended to, s
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from alignray.errors import ConfigurationError
@@ -132,17 +133,19 @@ class ArmStudy:
         The sampler is made anew from the seed and the trial's number, so a proposal depends on them and on the trials
         that have ended, not on how often the search was resumed.
         """
-        number = sum(trial.state != TrialState.WAITING for trial in self._study.get_trials(deepcopy=False))
-        self._study.sampler = SAMPLERS[self._config.sampler](self._config.seed * 1_000_003 + number)
-        trial = self._study.ask()
-        return Proposal(self.arm, trial.number, self._space.suggest(trial))
+        self._seed_sampler(self.proposed)
+        return self._proposal(self._study.ask())
 
     def interrupted(self) -> list[Proposal]:
-        """Trials that were proposed and have not ended: after a crash, those to go on with."""
-        return [
-            Proposal(self.arm, trial.number, self._values(trial))
-            for trial in self._frozen(states=(TrialState.RUNNING,))
-        ]
+        """Trials that were proposed and have not ended: after a crash, those to go on with.
+
+        A trial that a crash left with a part of its values is given the others.
+        """
+        proposals = []
+        for frozen in self._frozen(states=(TrialState.RUNNING,)):
+            self._seed_sampler(frozen.number)
+            proposals.append(self._proposal(optuna.Trial(self._study, frozen._trial_id)))
+        return proposals
 
     @property
     def maximises(self) -> bool:
@@ -205,6 +208,12 @@ class ArmStudy:
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
+    def _seed_sampler(self, number: int) -> None:
+        self._study.sampler = SAMPLERS[self._config.sampler](self._config.seed * 1_000_003 + number)
+
+    def _proposal(self, trial: optuna.Trial) -> Proposal:
+        return Proposal(self.arm, trial.number, self._space.suggest(trial))
+
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.
         return {path: trial.params[path] for path in self._space.distributions if path in trial.params}
@@ -235,6 +244,7 @@ def open_studies(
         The studies by arm.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _drop_unfinished_line(journal)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     known = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     studies: dict[str, ArmStudy] = {}
@@ -251,6 +261,19 @@ def open_studies(
             study.enqueue_trial(point)
         studies[arm] = ArmStudy(study, arm, space, config)
     return studies
+
+
+def _drop_unfinished_line(journal: Path) -> None:
+    """Cut off the line that a crash cut short: Optuna would write on behind it, and could read no further."""
+    content = journal.read_bytes() if journal.exists() else b""
+    if not content or content.endswith(b"\n"):
+        return
+    lock = JournalFileSymlinkLock(str(journal))  # whoever is writing holds it: what is unfinished under it stays so
+    lock.acquire()
+    try:
+        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _initial_points(space: Space, template: Mapping[str, Value], config: SearchConfig) -> list[dict[str, Value]]:
