@@ -169,7 +169,9 @@ def regret(layer: SolverLayer, p: Tensor, y: Tensor, F: Tensor | None = None, ma
         InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
     """
     y, aligned = _targets(p, y, F, mask), Aligned(layer)
-    return aligned(p, y, F, mask) - aligned(y.to(p.dtype), y, F, mask)
+    found = aligned(p, y, F, mask) - aligned(y.to(p.dtype), y, F, mask)
+    # What lies below 0 is rounding; the derivative is not touched.
+    return found + (found.clamp(min=0) - found).detach()
 
 
 def _targets(p: Tensor, y: Tensor, F: Tensor | None, mask: Tensor | None) -> Tensor:

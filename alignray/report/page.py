@@ -75,10 +75,10 @@ def interval_text(interval: Interval) -> str:
 
 
 def short(value: float) -> str:
-    """Three significant digits, as few characters as they need."""
+    """Three decimals, or three digits where a number is large; a dash for none."""
     if not np.isfinite(value):
         return "–"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 10 or value == 0 else f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
 
 
 def _comparison_html(manifest: Manifest, comparison: pd.DataFrame) -> str:

@@ -83,6 +83,9 @@ class RunNote(Event):
     files: tuple[str, ...] = ()
     kind: ClassVar[str] = "note"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", tuple(self.files))  # JSON makes a list of it
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEnd(Event):

@@ -24,18 +24,28 @@ class Spool:
         self._repair()
         self._last_step: dict[str, int] = {}
         for line in self._events.read_text().splitlines():
-            self._remember(Event.from_line(line))
-        self._file = self._events.open("ab")
-        self.confirmed = int(self._offset_file.read_text()) if self._offset_file.exists() else 0
+            event = Event.from_line(line)
+            if isinstance(event, RunMetrics):
+                self._last_step[event.key] = event.step
+        self.confirmed = self._read_confirmed()
 
     def append(self, events: Sequence[Event]) -> None:
         """Write events down. Metrics of a step that is already there are dropped: a retried trial repeats its steps."""
+        last_step, lines = dict(self._last_step), []
         for event in events:
-            if isinstance(event, RunMetrics) and event.step <= self._last_step.get(event.key, 0):
-                continue
-            self._remember(event)
-            self._file.write(f"{event.to_line()}\n".encode())
-        self._file.flush()
+            if isinstance(event, RunMetrics):
+                if event.step <= last_step.get(event.key, 0):
+                    continue
+                last_step[event.key] = event.step
+            lines.append(f"{event.to_line()}\n")
+        before = self._events.stat().st_size
+        try:
+            with self._events.open("ab") as file:
+                file.write("".join(lines).encode())
+        except OSError:
+            os.truncate(self._events, before)  # on a full disk, not half a line that the next would be written behind
+            raise
+        self._last_step = last_step
 
     def pending(self, limit: int) -> tuple[list[Event], int]:
         """The oldest unconfirmed events, at most `limit`, and the offset that confirms them."""
@@ -62,9 +72,13 @@ class Spool:
         """Bytes not yet confirmed."""
         return self._events.stat().st_size - self.confirmed
 
-    def _remember(self, event: Event) -> None:
-        if isinstance(event, RunMetrics):
-            self._last_step[event.key] = event.step
+    def _read_confirmed(self) -> int:
+        """The offset; 0 where a crash spoilt it, for MLflow takes what it is told twice for once."""
+        try:
+            offset = int(self._offset_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return offset if offset <= self._events.stat().st_size else 0
 
     def _repair(self) -> None:
         self._events.touch()

@@ -62,6 +62,7 @@ class Tracker:
                     self._error = ""
                 except Exception as error:  # whatever MLflow throws, the events stay in the spool
                     self._error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    self._writer = None  # a run may have been made without our hearing of it: look for it first
                     logging.getLogger(__name__).warning("MLflow cannot be written to, trying again: %s", self._error)
                     time.sleep(_RETRY_S)
 

@@ -35,5 +35,5 @@ def resolve_tracking_uri(uri: str | None) -> str:
 
 
 def redacted(uri: str) -> str:
-    """The address without the user and password it may carry."""
-    return re.sub(r"//[^/@]*@", "//…@", uri)
+    """The address, or no more than its scheme where it may carry a password."""
+    return re.sub(r"^([\w+.-]+://)?.*[@?].*", r"\1…", uri, flags=re.DOTALL)
