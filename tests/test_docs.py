@@ -32,7 +32,7 @@ def alignray(line: str, folder: Path, timeout: float = 240) -> subprocess.Comple
     if words[0] == "run" and "--dry-run" not in words:
         words += SMALL
     return subprocess.run(
-        [sys.executable, "-c", "from alignray.cli import main; main()", *words],
+        [sys.executable, "-m", "alignray", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
