@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +22,7 @@ from alignray.tracking import EXPERIMENT
 
 _FIRST_PORT, _PORTS = 5000, 100
 _START_S = 60.0
+_STOP_S = 5.0
 
 
 def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool | None) -> None:
@@ -31,7 +35,7 @@ def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool |
         open_browser: Whether to open a browser; None for at a terminal only.
 
     Raises:
-        SweepError: The store does not exist.
+        SweepError: The store does not exist, or the port is taken.
         WorkError: The server did not start.
     """
     if open_browser is None:
@@ -40,23 +44,40 @@ def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool |
     if uri.startswith(("http://", "https://")):
         _show(_page(uri.rstrip("/"), experiment, sweep), open_browser)
         return
+    if port is not None and _answers(port):
+        raise SweepError(f"port {port} is taken; choose another --port, or leave it out")
     port = port or _free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        text=True,
-    )
-    try:
-        _await(server, port)
+    with _server(uri, port) as (server, log):
+        _await(server, port, log)
         _show(_page(f"http://127.0.0.1:{port}", experiment, sweep), open_browser)
         click.echo("Ctrl-C stops it.")
         with contextlib.suppress(KeyboardInterrupt):
             server.wait()
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def _server(uri: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """MLflow's server with the file of its messages; stopped at the end, and all the processes that it started."""
+    address = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops it as Ctrl-C does
+    with tempfile.NamedTemporaryFile(prefix="alignray-ui-", suffix=".log") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "ui", *address, "--workers", "1"],  # one user
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            start_new_session=True,  # a group of their own, to be stopped together
+        )
+        try:
+            yield server, Path(log.name)
+        finally:
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired, KeyboardInterrupt):
+                os.killpg(server.pid, signal.SIGTERM)
+                server.wait(_STOP_S)
+            with contextlib.suppress(ProcessLookupError):  # where nobody is left
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+            signal.signal(signal.SIGTERM, before)
 
 
 def _experiment_id(uri: str) -> str:
@@ -88,21 +109,23 @@ def _show(page: str, open_browser: bool) -> None:
 
 def _free_port() -> int:
     for port in range(_FIRST_PORT, _FIRST_PORT + _PORTS):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+        if not _answers(port):
+            return port
     raise WorkError(f"no free port between {_FIRST_PORT} and {_FIRST_PORT + _PORTS}; choose one with --port")
 
 
-def _await(server: subprocess.Popen[str], port: int) -> None:
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _await(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            assert server.stderr is not None
-            said = server.stderr.read().strip().splitlines()
+            said = log.read_text(errors="replace").strip().splitlines()
             raise WorkError(f"the MLflow UI did not start: {said[-1] if said else f'status {server.returncode}'}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if _answers(port):
+            return
         time.sleep(0.1)
     raise WorkError(f"the MLflow UI did not answer within {_START_S:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from alignray.sweep import (
 )
 from alignray.tracking import (
     EXPERIMENT,
+    SWEEP_KEY,
     RunEnd,
     RunNote,
     RunStart,
@@ -42,7 +44,7 @@ from alignray.tracking import (
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FLUSH_S = 60.0
 _FLUSH_INTERRUPTED_S = 5.0
 
@@ -105,7 +107,8 @@ def run_sweep(
     with ray_cluster(address):
         manifest = Manifest.of(name, sweep, panel, uri)
         _create(folder, manifest)
-        return _execute(folder, manifest, panel, progress)
+        with _sole_driver(folder):
+            return _execute(folder, manifest, panel, progress)
 
 
 def resume_sweep(
@@ -126,25 +129,26 @@ def resume_sweep(
         progress: Watches.
 
     Raises:
-        SweepError: There is no such sweep, or its data have changed since.
+        SweepError: There is no such sweep, it is running, or its data have changed since.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
     progress = progress or Silent()
     folder = Path(storage).resolve() / name
     manifest = Manifest.load(folder)
-    if tracking_uri is not None:
-        manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
-        manifest.save(folder)
-    progress.phase(f"reading {manifest.config.data.source}")
-    panel = manifest.config.data.load()
-    if panel.digest != manifest.data["digest"]:
-        raise SweepError(
-            f"sweep {name!r}: its data have changed since it began (digest {panel.digest[:12]}, "
-            f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
-        )
-    with ray_cluster(address):
-        return _execute(folder, manifest, panel, progress)
+    with _sole_driver(folder):
+        if tracking_uri is not None:
+            manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
+            manifest.save(folder)
+        progress.phase(f"reading {manifest.config.data.source}")
+        panel = manifest.config.data.load()
+        if panel.digest != manifest.data["digest"]:
+            raise SweepError(
+                f"sweep {name!r}: its data have changed since it began (digest {panel.digest[:12]}, "
+                f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
+            )
+        with ray_cluster(address):
+            return _execute(folder, manifest, panel, progress)
 
 
 def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
@@ -200,12 +204,12 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
         "mlflow.source.name": f"alignray run {manifest.config.template}",
         "mlflow.source.type": "JOB",
     }
-    ray.get(tracker.log.remote([RunStart(key=manifest.name, tags=tags, params=_sweep_params(manifest))]))
+    ray.get(tracker.log.remote([RunStart(key=SWEEP_KEY, tags=tags, params=_sweep_params(manifest))]))
     try:
         yield
     except KeyboardInterrupt:
         with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C only cuts the wait for MLflow short
-            _end(tracker, manifest, "KILLED", _FLUSH_INTERRUPTED_S)
+            _end(tracker, "KILLED", _FLUSH_INTERRUPTED_S)
         rows = [row for study in sweep_studies(folder, manifest).values() for row in study.rows()]
         ended = sum(row.state != "running" for row in rows)
         elsewhere = "" if folder.parent == Path("runs").resolve() else f" --storage {folder.parent}"
@@ -213,9 +217,9 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
             f"stopped; {ended} trials are finished and kept. Go on with: alignray resume {manifest.name}{elsewhere}"
         ) from None
     except BaseException:
-        _end(tracker, manifest, "FAILED", _FLUSH_INTERRUPTED_S)
+        _end(tracker, "FAILED", _FLUSH_INTERRUPTED_S)
         raise
-    left = _end(tracker, manifest, "FINISHED", _FLUSH_S)
+    left = _end(tracker, "FINISHED", _FLUSH_S)
     if left:
         raise WorkError(
             f"the sweep is done, its result is in {folder}, but MLflow lacks some of it ({left}); the rest is kept in "
@@ -223,8 +227,8 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
         )
 
 
-def _end(tracker: TrackerHandle, manifest: Manifest, status: str, timeout_s: float) -> str:
-    tracker.log.remote([RunEnd(key=manifest.name, status=status)])
+def _end(tracker: TrackerHandle, status: str, timeout_s: float) -> str:
+    tracker.log.remote([RunEnd(key=SWEEP_KEY, status=status)])
     return wait_until_written(tracker, timeout_s)
 
 
@@ -235,7 +239,7 @@ def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path]) 
         f"{', '.join(manifest.config.arms)}, {manifest.config.search.trials} trials each. "
         "The comparison on the sealed holdout is in the artifacts: `report.html`, `comparison.csv`."
     )
-    note = RunNote(key=manifest.name, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
+    note = RunNote(key=SWEEP_KEY, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
     tracker.log.remote([note])
     return wait_until_written(tracker, _FLUSH_S)
 
@@ -261,9 +265,24 @@ def _result(folder: Path, manifest: Manifest) -> SweepResult:
     return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison)
 
 
+@contextlib.contextmanager
+def _sole_driver(folder: Path) -> Iterator[None]:
+    """Keep a second process from driving the same sweep. The lock goes with the process, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems know no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SweepError(f"sweep {folder.name!r} is running; let it end, or stop it first") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def _free_folder(storage: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
-        raise SweepError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
+        raise SweepError(f"name: expected at most 100 letters, digits, '.', '_' and '-', got {name!r}")
     folder = storage.resolve() / name
     if folder.exists():
         raise SweepError(

@@ -103,7 +103,12 @@ def _cell(row: Any, best: bool) -> str:
 
 
 def _section(title: str, figure: Any) -> str:
-    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    drawn = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=title.lower().replace(" ", "-"),
+        config={"displaylogo": False, "responsive": True},
+    )
     return f"<h2>{html.escape(title)}</h2>{drawn}"
 
 

@@ -1,7 +1,7 @@
 """What is searched, and the record of it: spaces and Optuna studies."""
 
 from alignray.search.space import Choice, Distribution, Float, Int, Space
-from alignray.search.studies import SAMPLERS, ArmStudy, Proposal, SearchConfig, TrialRow, open_studies
+from alignray.search.studies import SAMPLERS, ArmStudy, Proposal, SearchConfig, TrialRow, open_studies, trial_key
 
 __all__ = [
     "SAMPLERS",
@@ -15,4 +15,5 @@ __all__ = [
     "Space",
     "TrialRow",
     "open_studies",
+    "trial_key",
 ]

@@ -70,6 +70,11 @@ class SearchConfig:
             raise ConfigurationError(f"search.initial_points: expected at least 1, got {self.initial_points}")
 
 
+def trial_key(arm: str, number: int) -> str:
+    """A trial's name within its sweep, ``aligned-3``."""
+    return f"{arm}-{number}"
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A trial to run.
@@ -86,8 +91,8 @@ class Proposal:
 
     @property
     def key(self) -> str:
-        """The trial's name within the sweep, ``aligned-3``."""
-        return f"{self.arm}-{self.number}"
+        """See `trial_key`."""
+        return trial_key(self.arm, self.number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ import torch
 from alignray.checkpoint import Checkpoint
 from alignray.configuration import flatten, from_plain, replace_at, to_plain
 from alignray.data import Fold, Panel
+from alignray.errors import WorkError
 from alignray.search import ArmStudy
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
 from alignray.sweep.search import dataset_input, trial_tags
-from alignray.tracking import RunEnd, RunMetrics, RunStart, TrackerHandle
+from alignray.tracking import SWEEP_KEY, RunEnd, RunMetrics, RunStart, TrackerHandle
 from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, score
 
 FOLDER = "final"
@@ -111,6 +112,9 @@ def train_finals(
 
     Returns:
         The manifest with its looks, and the results by arm.
+
+    Raises:
+        WorkError: A final model could not be trained; those of the other arms are kept.
     """
     import ray
 
@@ -121,6 +125,7 @@ def train_finals(
     pending: dict[Any, str] = {}
     for arm, study in studies.items():
         if (folder / FOLDER / arm / _SCORES).exists():
+            _report(load_final(folder, arm), manifest, tracker)  # a crash may have come between; it is taken once
             continue
         best = study.best()
         assert best is not None  # the search has seen to it
@@ -134,7 +139,7 @@ def train_finals(
             key=final_key(arm),
             tags=tags,
             params=flatten(to_plain(config)),
-            parent=manifest.name,
+            parent=SWEEP_KEY,
             datasets=dataset_input(manifest, "holdout"),
         )
         ray.get(tracker.log.remote([start]))
@@ -142,13 +147,23 @@ def train_finals(
         manifest.save(folder)
         task = train.remote(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)
         pending[task] = arm
+    failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
         arm = pending.pop(done)
-        ray.get(done)
-        result = load_final(folder, arm)
-        _report(result, manifest, tracker)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayError as error:
+            failures.append(f"{arm}: {getattr(error, 'cause', error)}")
+            tracker.log.remote([RunEnd(key=final_key(arm), status="FAILED", tags={"alignray.state": "failed"})])
+            continue
+        _report(load_final(folder, arm), manifest, tracker)
         progress.phase(f"{arm}: the final model is scored on the holdout")
+    if failures:
+        raise WorkError(
+            f"no final model of {'; '.join(failures)}. Every trial is kept; once the cause is gone: "
+            f"alignray resume {manifest.name}"
+        )
     return manifest, load_finals(folder, manifest)
 
 
@@ -195,7 +210,7 @@ def _train_final(
     trial = Trial(config, searched, folds=[fold], device=device)
     while not trial.finished:
         metrics = trial.step()
-        tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)])
+        ray.get(tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
     members = trial.best_members()
     sealed = holdout.fetch()
     scores = score(members, build_layer(config), config.scoring, sealed, range(sealed.num_eras))

@@ -84,12 +84,12 @@ class Manifest:
         """
         path = folder / _FILE
         try:
-            plain = json.loads(path.read_text())
+            plain = dict(json.loads(path.read_text()))
         except FileNotFoundError as error:
             known = sorted(found.parent.name for found in folder.parent.glob(f"*/{_FILE}"))
             hint = f"the sweeps there are {', '.join(known)}" if known else "there are no sweeps there"
             raise SweepError(f"no sweep {folder.name!r} in {folder.parent}; {hint}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise SweepError(
                 f"{path}: expected a sweep's manifest, got a file that cannot be read ({error})"
             ) from error

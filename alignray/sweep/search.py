@@ -9,12 +9,12 @@ from typing import Any
 from alignray.configuration import flatten, to_plain
 from alignray.data import Fold
 from alignray.errors import WorkError
-from alignray.search import ArmStudy, Proposal, open_studies
+from alignray.search import ArmStudy, Proposal, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
-from alignray.tracking import RunEnd, RunStart, TrackerHandle
+from alignray.tracking import SWEEP_KEY, RunEnd, RunStart, TrackerHandle
 from alignray.trial import METRICS
 
 JOURNAL = "optuna.journal"
@@ -108,19 +108,20 @@ def run_search(
             key=proposal.key,
             tags=tags,
             params=params,
-            parent=manifest.name,
+            parent=SWEEP_KEY,
             datasets=dataset_input(manifest, "training"),
         )
         ray.get(tracker.log.remote([start]))  # on disk before any of its metrics
 
     def ended(proposal: Proposal, state: str, reason: str | None) -> None:
-        tags = {"alignray.state": state, **({"alignray.reason": reason} if reason else {})}
-        status = "FAILED" if state == "failed" else "FINISHED"
-        tracker.log.remote([RunEnd(key=proposal.key, status=status, tags=tags)])
+        tracker.log.remote([_run_end(proposal.key, state, reason)])
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
     studies = sweep_studies(folder, manifest)
+    # A crash may have come between a study and the tracker: the tracker hears of every end again, and takes it once.
+    rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
+    tracker.log.remote([_run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])
     searcher = ArmSearcher(
         studies,
         trials=config.search.trials,
@@ -130,7 +131,8 @@ def run_search(
         on_change=progress.update,
         checkpoint_path=context.checkpoint_path,
     )
-    if searcher.remaining:
+    # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
+    if searcher.remaining and not manifest.holdout_looks:
         trainable = tune.with_resources(
             tune.with_parameters(TrialTrainable, context=context), _request(config.resources)
         )
@@ -160,6 +162,11 @@ def run_search(
         ).fit()
     _require_scores(studies)
     return studies
+
+
+def _run_end(key: str, state: str, reason: str | None) -> RunEnd:
+    tags = {"alignray.state": state, **({"alignray.reason": reason} if reason else {})}
+    return RunEnd(key=key, status="FAILED" if state == "failed" else "FINISHED", tags=tags)
 
 
 def _slots(config: SweepConfig) -> int:

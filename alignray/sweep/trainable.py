@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
@@ -84,7 +85,8 @@ class TrialTrainable(tune.Trainable):
         except AlignrayError as error:
             return {"done": True, "finished": False, "epoch": self._trial.epoch, "failed": str(error)}
         epoch, finished = self._trial.epoch, self._trial.finished
-        self._context.tracker.log.remote([RunMetrics(key=self._key, step=epoch, values=metrics)])
+        # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
+        ray.get(self._context.tracker.log.remote([RunMetrics(key=self._key, step=epoch, values=metrics)]))
         if not finished and epoch % self._context.checkpoint_every == 0:
             self._trial.checkpoint().save(self._context.checkpoint_path(self._key))
         return {

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+SWEEP_KEY = "sweep"
+"""The key of the sweep's own run; every other key begins with an arm, so it is nobody else's."""
+
 
 def _now() -> int:
     # MLflow shows wall-clock times; nothing is measured with them.
@@ -19,7 +22,7 @@ class Event:
     """Something that happened to one run.
 
     Attributes:
-        key: The run's name within the sweep; the sweep's own is the sweep's name.
+        key: The run's name within the sweep; the sweep's own is ``SWEEP_KEY``.
         time_ms: When, in milliseconds since 1970. Replaying an event keeps its time, so MLflow takes it for the same.
     """
 

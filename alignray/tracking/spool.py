@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignray.tracking.events import Event, RunMetrics
+from alignray.tracking.events import Event, RunEnd, RunMetrics, RunStart
 
 
 class Spool:
@@ -23,21 +23,18 @@ class Spool:
         self._events, self._offset_file = folder / "events.jsonl", folder / "confirmed"
         self._repair()
         self._last_step: dict[str, int] = {}
+        self._ended: set[str] = set()
         for line in self._events.read_text().splitlines():
-            event = Event.from_line(line)
-            if isinstance(event, RunMetrics):
-                self._last_step[event.key] = event.step
+            _is_new(Event.from_line(line), self._last_step, self._ended)
         self.confirmed = self._read_confirmed()
 
     def append(self, events: Sequence[Event]) -> None:
-        """Write events down. Metrics of a step that is already there are dropped: a retried trial repeats its steps."""
-        last_step, lines = dict(self._last_step), []
-        for event in events:
-            if isinstance(event, RunMetrics):
-                if event.step <= last_step.get(event.key, 0):
-                    continue
-                last_step[event.key] = event.step
-            lines.append(f"{event.to_line()}\n")
+        """Write events down. What is already there is dropped: a trial that is started again repeats its steps.
+
+        That is metrics of a step that a run has passed, and the end of a run that has ended and not begun again.
+        """
+        last_step, ended = dict(self._last_step), set(self._ended)
+        lines = [f"{event.to_line()}\n" for event in events if _is_new(event, last_step, ended)]
         before = self._events.stat().st_size
         try:
             with self._events.open("ab") as file:
@@ -45,7 +42,7 @@ class Spool:
         except OSError:
             os.truncate(self._events, before)  # on a full disk, not half a line that the next would be written behind
             raise
-        self._last_step = last_step
+        self._last_step, self._ended = last_step, ended
 
     def pending(self, limit: int) -> tuple[list[Event], int]:
         """The oldest unconfirmed events, at most `limit`, and the offset that confirms them."""
@@ -86,3 +83,18 @@ class Spool:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(self._events, whole)
+
+
+def _is_new(event: Event, last_step: dict[str, int], ended: set[str]) -> bool:
+    """Whether an event says something new after those before it, and a note of it for those to come."""
+    if isinstance(event, RunMetrics):
+        if event.step <= last_step.get(event.key, 0):
+            return False
+        last_step[event.key] = event.step
+    elif isinstance(event, RunStart):
+        ended.discard(event.key)
+    elif isinstance(event, RunEnd):
+        if event.key in ended:
+            return False
+        ended.add(event.key)
+    return True

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from alignray.tracking.events import Event
 from alignray.tracking.spool import Spool
+from alignray.tracking.uri import without_passwords
 
 TrackerHandle: TypeAlias = Any
 """A Ray handle of a `Tracker` actor."""
@@ -61,7 +62,8 @@ class Tracker:
                     self._write_some()
                     self._error = ""
                 except Exception as error:  # whatever MLflow throws, the events stay in the spool
-                    self._error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    first = str(error).splitlines()[0] if str(error) else ""
+                    self._error = without_passwords(f"{type(error).__name__}: {first}")
                     self._writer = None  # a run may have been made without our hearing of it: look for it first
                     logging.getLogger(__name__).warning("MLflow cannot be written to, trying again: %s", self._error)
                     time.sleep(_RETRY_S)
@@ -79,10 +81,14 @@ class Tracker:
 
 
 def start_tracker(spool: Path, uri: str, experiment: str, sweep_id: str) -> TrackerHandle:
-    """Start the tracker on the Ray cluster. It asks for no core: it waits on MLflow most of the time."""
+    """Start the tracker on the Ray cluster. It asks for no core: it waits on MLflow most of the time.
+
+    If its process is lost it starts again from its spool, and is told again what it had not yet taken.
+    """
     import ray
 
-    return ray.remote(num_cpus=0)(Tracker).remote(str(spool), uri, experiment, sweep_id)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tracker)
+    return actor.remote(str(spool), uri, experiment, sweep_id)
 
 
 def wait_until_written(tracker: TrackerHandle, timeout_s: float) -> str:

@@ -37,3 +37,8 @@ def resolve_tracking_uri(uri: str | None) -> str:
 def redacted(uri: str) -> str:
     """The address, or no more than its scheme where it may carry a password."""
     return re.sub(r"^([\w+.-]+://)?.*[@?].*", r"\1…", uri, flags=re.DOTALL)
+
+
+def without_passwords(text: str) -> str:
+    """A text without the users and passwords of the addresses in it."""
+    return re.sub(r"(://)[^/\s]*@", r"\1…@", text)

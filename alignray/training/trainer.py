@@ -91,8 +91,9 @@ class Trainer:
             loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
             solver_seconds += time.monotonic() - solving
             good = loss.isfinite() & gradient.isfinite().all(-1)
-            total += float(loss[good].sum())
-            count += int(good.sum())
+            counted = good & batch.mask.any(-1)  # an era without targets has no loss to count
+            total += float(loss[counted].sum())
+            count += int(counted.sum())
             unconverged += int((~good).sum())
             residual = max(residual, worst)
             # Each member's loss is its own mean over the batch: the sum over members keeps their gradients apart.
@@ -100,7 +101,8 @@ class Trainer:
             self._step(p, gradient)
         if not count:
             raise TrainingError(
-                f"epoch {epoch}: no solve converged; widen the cost's strengths or raise solver.max_iter"
+                f"epoch {epoch}: no solve of an era with targets converged; "
+                "widen the cost's strengths or raise solver.max_iter"
             )
         return EpochStats(
             loss=total / count,

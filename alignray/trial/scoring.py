@@ -133,12 +133,13 @@ class Scores:
         return METRICS[metric].summary(self.series[metric])
 
     def summary(self, prefix: str) -> dict[str, float]:
-        """``prefix/metric`` and ``prefix/metric_std``: mean and standard deviation over the members."""
+        """``prefix/metric`` and ``prefix/metric_std``: mean and standard deviation over the members that have one."""
         flat: dict[str, float] = {}
         for name in self.series:
             members = self.by_member(name)
-            flat[f"{prefix}/{name}"] = float(members.mean())
-            flat[f"{prefix}/{name}_std"] = float(members.std())
+            centre = float(mean(members))
+            flat[f"{prefix}/{name}"] = centre
+            flat[f"{prefix}/{name}_std"] = float(mean((members - centre) ** 2)) ** 0.5
         return flat
 
 
@@ -174,9 +175,10 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
             scored = Scored(p, solution.q, y, F, batch.mask, reference, scoring.top_bottom)
             # Two summaries of one series are computed once.
             known: dict[Callable[[Scored], Tensor], Tensor] = {}
+            empty = ~batch.mask.any(-1)  # without a target, an era's utility of 0 would be no score
             for name, metric in METRICS.items():
                 if metric.per_era not in known:
-                    known[metric.per_era] = metric.per_era(scored)
+                    known[metric.per_era] = metric.per_era(scored).masked_fill(empty, torch.nan)
                 parts[name].append(known[metric.per_era])
     series = {name: torch.cat(values, dim=1).cpu().numpy() for name, values in parts.items()}
     return Scores(tuple(panel.eras[era] for era in eras), series, residual, unconverged)

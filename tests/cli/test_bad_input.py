@@ -1,0 +1,177 @@
+"""Mistakes at the command line: one line that says what is wrong, exit status 2, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alignray.cli.main import status
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def frame(**columns: object) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    base = {"era": np.repeat([f"{era:04d}" for era in range(4)], 5), "target": rng.random(20)}
+    return pd.DataFrame({**base, "feature_a": rng.integers(0, 5, 20, dtype=np.int8), **columns})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nosuch"], ["'nosuch'", "quickstart", ".py file"]),
+        (["run", "nosuch.py"], ["'nosuch.py'", "no such file"]),
+        (["run", "quickstart", "--set", "trial.nosuch=1"], ["trial.nosuch", "no such field", "objective"]),
+        (["run", "quickstart", "--set", "trial.model.width.x=1"], ["trial.model.width.x", "single value"]),
+        (["run", "quickstart", "--set", "trial.members=many"], ["trial.members", "an integer", "'many'"]),
+        (["run", "quickstart", "--set", "trial.members=0"], ["members", "at least 1", "0"]),
+        (["run", "quickstart", "--set", "trial.training.epochs=2.5"], ["trial.training.epochs", "an integer", "2.5"]),
+        (["run", "quickstart", "--set", "trial.cost.soft_l1.strength=-1"], ["soft_l1", "at least 0", "-1"]),
+        (["run", "quickstart", "--set", "trial.cost.quadratic.strength=0"], ["strong convexity", "Quadratic"]),
+        (["run", "quickstart", "--set", "trial.objective=foo"], ["objective", "aligned", "'foo'"]),
+        (["run", "quickstart", "--set", 'arms=["foo"]'], ["arms", "aligned", "'foo'"]),
+        (["run", "quickstart", "--set", "trial.scoring.metric=calibration"], ["scoring.metric", "'calibration'"]),
+        (["run", "quickstart", "--set", "noequals"], ["--set", "KEY=VALUE", "'noequals'"]),
+        (["run", "quickstart", "--set", "holdout.eras=5000"], ["holdout=5000", "1669"]),
+        (["run", "quickstart", "--set", "data.source=nosuch"], ["data.source", "sp500", "'nosuch'"]),
+        (["run", "quickstart", "--set", "data.source=missing.parquet"], ["missing.parquet", "no such file"]),
+        (["run", "quickstart", "--storage", "file/below"], ["storage", "cannot be written", "--storage"]),
+        (["run", "quickstart", "--name", "../x"], ["name", "'../x'"]),
+        (["run", "quickstart", "--name", "taken"], ["'taken'", "--name", "alignray resume taken"]),
+        (["run", "quickstart", "--tracking-uri", "./mlruns"], ["tracking URI", "sqlite", "./mlruns"]),
+        (["run", "quickstart", "--address", "127.0.0.1:1"], ["no Ray cluster", "127.0.0.1:1", "ray start"]),
+        (["run", "quickstart", "--trials", "0"], ["--trials", "0"]),
+        (["run", "quickstart", "--time-budget", "5"], ["--time-budget", "2h", "'5'"]),
+        (["run", "quickstart", "--gpu-hours", "1"], ["gpu_hours", "gpus_per_trial"]),
+        (["run"], ["SWEEP"]),
+        (["frobnicate"], ["frobnicate"]),
+        (["compare", "nosuch"], ["'nosuch'", "taken"]),
+        (["resume", "nosuch"], ["'nosuch'", "taken"]),
+        (["ui", "nosuch"], ["'nosuch'", "taken"]),
+        (["ui"], ["mlflow.db", "--tracking-uri"]),
+        (["template", "show", "nosuch"], ["'nosuch'", "quickstart"]),
+        (["data", "check", "missing.parquet"], ["missing.parquet", "no such file"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0] in ("run", "ui", "compare", "resume") else None,
+)
+def test_one_line_and_status_2(
+    arguments: list[str], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "manifest.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+
+    assert status(arguments) == 2
+
+    complaint = capsys.readouterr().err.splitlines()
+    assert len(complaint) == 1, complaint
+    assert complaint[0].startswith("alignray: ")
+    for part in said:
+        assert part in complaint[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "said"),
+    [
+        ("era", {}, ["'era'", "target"]),
+        ("target", {}, ["'target'", "era"]),
+        ("feature_a", {}, ["feature_*"]),
+        (None, {"feature_b": ["x"] * 20}, ["feature_b"]),
+        (None, {"feature_a": np.full(20, 7, np.int8)}, ["feature_a", "7"]),
+        (None, {"target": np.full(20, np.inf)}, ["target"]),
+    ],
+)
+def test_data_that_lacks_something(
+    drop: str | None,
+    add: dict[str, object],
+    said: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = frame(**add)
+    (data if drop is None else data.drop(columns=drop)).to_parquet(tmp_path / "panel.parquet")
+    for arguments in (["run", "quickstart", "--set", "data.source=panel.parquet"], ["data", "check", "panel.parquet"]):
+        assert status(arguments) == 2
+        (complaint,) = capsys.readouterr().err.splitlines()
+        for part in ["panel.parquet", *said]:
+            assert part in complaint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["panel.parquet"]
+
+
+def test_a_file_that_is_no_parquet_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame().to_parquet(tmp_path / "cut.parquet")
+    whole = (tmp_path / "cut.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    assert status(["run", "quickstart", "--set", "data.source=cut.parquet"]) == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert "cut.parquet" in complaint
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("x = 1", "def sweep()"),
+        ("def sweep():\n    return 3", "SweepConfig"),
+        ("import nosuchmodule", "nosuchmodule"),
+        ("def sweep(:", "SyntaxError"),
+    ],
+)
+def test_a_sweep_file_that_is_none(code: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    assert status(["run", "mine.py"]) == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert "mine.py" in complaint
+    assert said in complaint
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(["--debug", "run", "quickstart", "--set", "trial.nosuch=1"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("alignray: trial.nosuch")
+
+
+def test_dry_run_plans_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(["run", "quickstart", "--dry-run", "--trials", "3", "--set", "trial.training.epochs=7"]) == 0
+    said = capsys.readouterr().out
+    assert "3 an arm, 12 together" in said
+    assert "7 epochs" in said
+    assert "cost.soft_l1.strength: 0.005 … 0.1, log" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["run"], ["resume"], ["compare"], ["ui"], ["template"], ["data"], ["doctor"]):
+        assert status([*command, "--help"]) == 0
+        assert "Usage: alignray" in capsys.readouterr().out
+
+
+def test_template_show_is_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    from alignray.configuration import from_plain, to_plain
+    from alignray.launch import find_sweep
+    from alignray.sweep import SweepConfig
+
+    assert status(["template", "show", "quickstart"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert to_plain(from_plain(SweepConfig, plain)) == to_plain(find_sweep("quickstart"))
+
+
+def test_data_check_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame().to_parquet(tmp_path / "panel.parquet")
+    assert status(["data", "check", "panel.parquet"]) == 0
+    said = capsys.readouterr().out
+    assert "4, from 0000 to 0003" in said
+    assert "20, 5 to 5 an era" in said
+    assert "int8 in 5 bins" in said

@@ -1,0 +1,29 @@
+"""What all tests share: repeatable property tests, one thread, devices, a small panel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from alignray.data import Panel, datasets
+
+settings.register_profile(
+    "repeatable", deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+torch.set_num_threads(1)  # on tensors this small, threads only wait for one another
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=NO_CUDA)])
+def device(request) -> torch.device:
+    """Every test that takes it runs on the CPU, and again on CUDA where there is one."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def panel() -> Panel:
+    """24 eras of at most 30 rows, 5 features that are the factors too."""
+    return datasets.synthetic(num_eras=24, rows=30, num_features=5, seed=0)

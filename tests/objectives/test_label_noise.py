@@ -1,0 +1,51 @@
+"""What each arm learns under label noise: E[y], or an inverse image of E[q(y)]."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from registry import COSTS, instance
+
+from alignray.objectives import objective
+from alignray.solver import SolverLayer
+
+NAMES = ["quadratic", "quadratic+factor_penalty", "quadratic+soft_l1", "quadratic+exact_l1", "every term"]
+CASE = instance(0, 6, 3, 9)
+LABELS, F = 1.5 * CASE.y, CASE.F[0]  # nine noisy labels [9, 6] of one era
+MEAN = LABELS.mean(0)
+
+
+def expected_loss(arm: str, name: str, p: torch.Tensor) -> torch.Tensor:
+    """The mean loss over the labels of each prediction [..., 6]."""
+    return objective(arm, SolverLayer(COSTS[name], tol=1e-11))(p.unsqueeze(-2), LABELS, F).mean(-1)
+
+
+@pytest.mark.parametrize("arm", ["aligned", "mse"])
+@pytest.mark.parametrize("name", NAMES)
+def test_aligned_and_mse_are_minimised_by_the_mean_label(arm, name):
+    p = MEAN.clone().requires_grad_()
+    least = expected_loss(arm, name, p)
+    (gradient,) = torch.autograd.grad(least, p)
+    assert gradient.abs().max() < 1e-10
+    steps = torch.linspace(0, 3, 4, dtype=torch.float64)[:, None, None] * instance(1, 6, 1, 50).p
+    assert (expected_loss(arm, name, MEAN + steps) >= least - 1e-10).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fenchel_young_is_minimised_where_the_decision_is_the_mean_decision(name):
+    layer = SolverLayer(COSTS[name], tol=1e-11)
+    mean_decision = layer(LABELS, F).q.mean(0)
+    p = MEAN.clone().requires_grad_()
+    descent = torch.optim.LBFGS(
+        [p], max_iter=100, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        loss = expected_loss("fenchel_young", name, p)
+        (p.grad,) = torch.autograd.grad(loss, p)
+        return loss
+
+    descent.step(closure)
+    torch.testing.assert_close(layer(p.detach(), F).q, mean_decision, rtol=0, atol=1e-6)
+    agrees = torch.allclose(layer(MEAN, F).q, mean_decision, rtol=0, atol=1e-6)
+    assert agrees == (name in ("quadratic", "quadratic+factor_penalty")), "they coincide for a quadratic cost alone"

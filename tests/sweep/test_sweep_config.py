@@ -1,0 +1,156 @@
+import json
+
+import pandas as pd
+import pytest
+
+import alignray as ar
+from alignray.configuration import from_plain, replace_at, set_from_text, to_plain
+from alignray.errors import ConfigurationError, DataError, InvalidArgumentError
+from alignray.launch import find_sweep
+from alignray.objectives import OBJECTIVES
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: ar.SchedulerConfig(name="median"), r"scheduler\.name: .*asha or fifo, got 'median'"),
+        (lambda: ar.SchedulerConfig(grace_epochs=0), r"scheduler\.grace_epochs: .*at least 1, got 0"),
+        (lambda: ar.SchedulerConfig(reduction=1), r"scheduler\.reduction: .*at least 2, got 1"),
+        (lambda: ar.ResourceConfig(cpus_per_trial=0), r"resources\.cpus_per_trial: .*above 0, got 0"),
+        (lambda: ar.ResourceConfig(cpus_per_trial=float("nan")), r"resources\.cpus_per_trial: .*got nan"),
+        (lambda: ar.ResourceConfig(gpus_per_trial=-1), r"resources\.gpus_per_trial: .*at least 0, got -1"),
+        (lambda: ar.ResourceConfig(max_concurrent=0), r"resources\.max_concurrent: .*at least 1, got 0"),
+        (lambda: ar.ResourceConfig(max_failures=-1), r"resources\.max_failures: .*at least 0, got -1"),
+        (lambda: ar.ResourceConfig(checkpoint_every=0), r"resources\.checkpoint_every: .*at least 1, got 0"),
+        (lambda: ar.ResourceConfig(time_budget_s=0), r"resources\.time_budget_s: .*above 0, got 0"),
+        (lambda: ar.ResourceConfig(gpu_hours=1), r"resources\.gpu_hours: .*on GPUs, got 1 with .*gpus_per_trial=0"),
+        (lambda: ar.HoldoutConfig(eras=0), r"holdout\.eras: .*at least 1, got 0"),
+        (lambda: ar.HoldoutConfig(eras=9, members=0), r"holdout\.members: .*at least 1, got 0"),
+        (lambda: ar.HoldoutConfig(eras=9, level=1.0), r"holdout\.level: .*between 0 and 1, got 1"),
+    ],
+)
+def test_parts_that_are_refused(make, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"arms": ("aligned", "median")}, r"arms: .*mse.*, got 'median'"),
+        ({"arms": ()}, r"arms: .*at least one"),
+        ({"arms": ("mse", "mse")}, r"arms: .*each once, got \['mse', 'mse'\]"),
+        ({"holdout": ar.HoldoutConfig(eras=6, seed=0)}, r"holdout\.seed: .*another seed.*trial\.seed, got 0"),
+        ({"space": ar.Space({"model.depht": ar.Int(1, 2)})}, r"space\.model\.depht: "),
+    ],
+)
+def test_sweeps_that_are_refused(make_sweep, changes, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        make_sweep(**changes)
+
+
+@pytest.mark.parametrize("make", [lambda: find_sweep("quickstart")])
+def test_a_sweep_survives_the_way_through_json(make, sweep):
+    for config in (make(), sweep):
+        again = from_plain(ar.SweepConfig, json.loads(json.dumps(to_plain(config))))
+        assert again == config
+        assert to_plain(again) == to_plain(config)
+
+
+def test_all_arms_are_compared_unless_some_are_named(sweep, make_sweep):
+    assert sweep.arms == tuple(OBJECTIVES)
+    assert make_sweep(arms=("mse",)).arms == ("mse",)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("search.trials", "3", 3),
+        ("trial.cost.soft_l1.strength", "0.25", 0.25),
+        ("arms", '["mse", "aligned"]', ("mse", "aligned")),
+        ("data.source", "panel.parquet", "panel.parquet"),
+        ("resources.max_concurrent", "null", None),
+        ("space.cost.soft_l1.strength.low", "0.02", 0.02),
+    ],
+)
+def test_any_field_is_set_by_its_path(sweep, path, text, expected):
+    changed = set_from_text(sweep, path, text)
+    plain = to_plain(changed)
+    if path.startswith("space."):
+        assert plain["space"]["cost.soft_l1.strength"]["low"] == expected
+        return
+    for part in path.split("."):
+        plain = plain[part]
+    assert plain == (list(expected) if isinstance(expected, tuple) else expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("serach.trials", "3"),
+        ("search.trails", "3"),
+        ("search.trials.more", "3"),
+        ("trial.cost.soft_l2.strength", "0.1"),
+        ("space.cost.soft_l1.strength.step", "0.1"),
+        ("search.trials", "three"),
+        ("search.trials", "1.5"),
+        ("search.trials", "true"),
+        ("search.trials", "null"),
+        ("search.trials", "[1]"),
+        ("trial.cost.soft_l1.strength", "much"),
+        ("trial.cost.soft_l1.strength", "-1"),
+        ("arms", "5"),
+        ("arms", "[5]"),
+        ("data", "panel.parquet"),
+        ("space.cost.soft_l1.strength.log", "perhaps"),
+        ("space.cost.soft_l1.strength.kind", "5"),
+        ("space", "5"),
+        ("", "5"),
+        (".", "5"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_with_its_path(sweep, path, text):
+    with pytest.raises(ConfigurationError) as caught:
+        set_from_text(sweep, path, text)
+    first = path.split(".")[0]
+    assert first in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("sp501", ConfigurationError), ("missing.parquet", DataError), ("none/at/all", DataError)],
+)
+def test_a_source_that_is_not_there_is_named(source, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=source):
+        ar.DataConfig(source=source).load()
+
+
+def test_a_file_is_read_by_the_columns_that_are_named(tmp_path, panel):
+    rows = [
+        {"week": int(era), "y": float(shard.target[row]), "x_a": float(row), "x_b": float(row % 3), "f": 1.0 + row}
+        for shard in panel.shards
+        for era, start, stop in zip(shard.eras, shard.offsets[:-1], shard.offsets[1:], strict=True)
+        for row in range(start, stop)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "panel.parquet")
+    config = ar.DataConfig(
+        source=str(tmp_path / "panel.parquet"), era="week", target="y", features=("x_*",), factors=("f",)
+    )
+    loaded = config.load()
+    assert loaded.num_eras == 24
+    assert loaded.schema.features == ("x_a", "x_b")
+    assert loaded.schema.factors == ("f",)
+
+
+def test_a_panel_too_short_for_the_folds_is_refused(sweep):
+    split = sweep.split(24)
+    assert (len(split.folds), len(split.holdout)) == (2, 6)
+    with pytest.raises(InvalidArgumentError, match="num_eras=9"):
+        sweep.split(9)
+
+
+def test_changes_leave_the_rest_as_it_was(sweep):
+    changed = replace_at(sweep, {"search.trials": 99})
+    assert changed.search.trials == 99
+    assert replace_at(changed, {"search.trials": sweep.search.trials}) == sweep

@@ -1,0 +1,147 @@
+"""Checkpoints: what goes in comes out, and a file that is not what was written is never taken for it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignray.checkpoint import Checkpoint
+from alignray.errors import DataError
+
+TENSORS = {
+    "weights": torch.arange(12, dtype=torch.float32).reshape(3, 4) / 7,
+    "double": torch.tensor([1e-300, -0.0, float("nan"), float("inf")], dtype=torch.float64),
+    "half": torch.tensor([0.5, 1.5], dtype=torch.bfloat16),
+    "step": torch.tensor(17.0),
+    "count": torch.tensor([2**62], dtype=torch.int64),
+    "flags": torch.tensor([True, False]),
+    "none": torch.empty(0, 3),
+    "transposed": torch.arange(6.0).reshape(2, 3).T,
+}
+RECORD = {"epoch": 3, "best": {"val/corr": 0.012345678901234567, "val/nan": None}, "text": "ü – 数", "list": [1, [2.5]]}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "trial.ckpt"
+    Checkpoint(TENSORS, RECORD).save(path)
+    return path
+
+
+def test_what_goes_in_comes_out(path):
+    loaded = Checkpoint.load(path)
+    assert loaded.record == RECORD
+    assert set(loaded.tensors) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        found = loaded.tensors[name]
+        assert found.dtype == tensor.dtype
+        assert found.shape == tensor.shape
+        bits = [a.contiguous().flatten().view(torch.uint8) if a.numel() else a for a in (found, tensor)]
+        assert bits[0].equal(bits[1])
+
+
+@given(
+    record=st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_any_record_comes_back(record, tmp_path_factory):
+    path = tmp_path_factory.mktemp("records") / "trial.ckpt"
+    Checkpoint({}, record).save(path)
+    assert Checkpoint.load(path).record == record
+
+
+def test_tensors_that_carry_a_gradient_are_saved_without(path):
+    Checkpoint({"w": torch.ones(2, requires_grad=True)}, {}).save(path)
+    assert not Checkpoint.load(path).tensors["w"].requires_grad
+
+
+def test_nothing_is_unpickled(path):
+    """A safetensors file is a length, a JSON header, and numbers."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert set(json.loads(data[8 : 8 + length])) == {*TENSORS, "__metadata__"}
+
+
+def test_a_file_cut_short_anywhere_is_refused(path):
+    data = path.read_bytes()
+    for length in {*range(0, len(data), 37), len(data) - 1}:
+        path.write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"trial\.ckpt: "):
+            Checkpoint.load(path)
+
+
+@pytest.mark.parametrize("bit", [0, 3, 5])
+def test_a_file_with_a_bit_flipped_anywhere_is_refused(path, bit):
+    data = path.read_bytes()
+    for position in range(0, len(data), 3):
+        altered = bytearray(data)
+        altered[position] ^= 1 << bit
+        path.write_bytes(altered)
+        try:
+            loaded = Checkpoint.load(path)
+        except DataError:
+            continue
+        # A bit that means nothing (a space that pads the header) is none to refuse.
+        assert loaded.record == RECORD
+        assert all(loaded.tensors[name].shape == TENSORS[name].shape for name in TENSORS)
+        assert loaded.tensors["weights"].equal(TENSORS["weights"])
+
+
+def test_more_at_the_end_is_refused(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DataError):
+        Checkpoint.load(path)
+
+
+def test_tensors_of_another_file_under_the_same_record_are_refused(path, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = {name: value.clone().contiguous() for name, value in TENSORS.items()}
+    tensors["weights"][0, 0] += 1
+    save_file(tensors, tmp_path / "altered", metadata=metadata)
+    with pytest.raises(DataError, match="altered: its content does not match its digest"):
+        Checkpoint.load(tmp_path / "altered")
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "plain.safetensors")
+    save_file({"w": torch.ones(2)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    torch.save({"w": torch.ones(2)}, tmp_path / "pickled.pt")
+    (tmp_path / "text").write_text("not a checkpoint")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("plain.safetensors", "other.safetensors", "pickled.pt", "text", "empty", "folder", "missing"):
+        with pytest.raises(DataError, match=name):
+            Checkpoint.load(tmp_path / name)
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(path, monkeypatch):
+    def full(descriptor):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoint({}, {"epoch": 4}).save(path)
+    assert Checkpoint.load(path).record["epoch"] == 3
+
+
+def test_a_new_checkpoint_replaces_the_old_one_and_leaves_nothing_else(path):
+    Checkpoint({}, {"epoch": 4}).save(path)
+    assert Checkpoint.load(path).record == {"epoch": 4}
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
