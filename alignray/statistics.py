@@ -120,31 +120,6 @@ def block_bootstrap(
     return Interval(value=value, low=low, high=high, missing=series.size - scores.size)
 
 
-def paired_difference(
-    a: Floats, b: Floats, *, block: int, draws: int = 2000, seed: int, level: float = 0.95
-) -> Interval:
-    """Bounds the mean of a − b, era by era: by how much a scores above b on the same eras.
-
-    Both are drawn in the same eras, so what moves both alike cancels, and the interval is as wide as their difference
-    is uncertain.
-
-    Args:
-        a: One score an era, `[eras]`. An era in which either has none, NaN, is left out.
-        b: The scores to compare with, `[eras]`, in the same eras.
-        block: See `block_bootstrap`, as for all that follows.
-        draws: How many series are drawn.
-        seed: Of the draws.
-        level: The confidence level, within (0, 1).
-
-    Raises:
-        InvalidArgumentError: An argument does not fit.
-    """
-    a, b = _as_series("a", a), _as_series("b", b)
-    if a.shape != b.shape:
-        raise InvalidArgumentError(f"b: expected a's shape {list(a.shape)}, got {list(b.shape)}")
-    return block_bootstrap(a - b, statistic=mean, block=block, draws=draws, seed=seed, level=level)
-
-
 def _circular_blocks(num_eras: int, *, block: int, draws: int, seed: int) -> NDArray[np.int64]:
     """Returns which eras are drawn, `[draws, num_eras]`: whole blocks from random starts, the last one cut to fit."""
     blocks = math.ceil(num_eras / block)

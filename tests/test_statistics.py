@@ -151,41 +151,6 @@ class TestBlockBootstrap:
             statistics.block_bootstrap(series, **{"block": 2, "seed": 0, **options})
 
 
-class TestPairedDifference:
-    def test_is_narrower_than_either_when_both_move_alike(self):
-        common = autoregressive(0, 300, 0.5)
-        a, b = (common + 0.1 * autoregressive(seed, 300, 0.0) for seed in (1, 2))
-        paired = statistics.paired_difference(a + 0.05, b, block=7, seed=0)
-        assert paired.value == pytest.approx((a + 0.05 - b).mean())
-        assert width(paired) < width(statistics.block_bootstrap(a, block=7, seed=0)) / 4
-        assert paired.low > 0.0
-
-    def test_is_the_difference_of_the_means_on_the_same_draws(self):
-        a, b = (autoregressive(seed, 80, 0.3) for seed in (1, 2))
-        means = [resampled(series, block=5, seed=3).mean(-1) for series in (a, b)]
-        low, high = np.quantile(means[0] - means[1], [0.05, 0.95])
-        paired = statistics.paired_difference(a, b, block=5, seed=3, level=0.9)
-        assert (paired.low, paired.high) == pytest.approx((low, high), abs=1e-12)
-
-    def test_turns_round(self):
-        a, b = (autoregressive(seed, 80, 0.3) for seed in (1, 2))
-        forth, back = (statistics.paired_difference(*pair, block=5, seed=3) for pair in ((a, b), (b, a)))
-        assert (back.value, back.low, back.high) == pytest.approx((-forth.value, -forth.high, -forth.low))
-
-    def test_leaves_out_eras_that_either_lacks(self):
-        a, b = (autoregressive(seed, 80, 0.3) for seed in (1, 2))
-        both = np.arange(80) % 10 > 1
-        expected = dataclasses.replace(statistics.paired_difference(a[both], b[both], block=5, seed=3), missing=16)
-        a[::10], b[1::10] = np.nan, np.nan
-        assert statistics.paired_difference(a, b, block=5, seed=3) == expected
-
-    def test_names_what_does_not_fit(self):
-        with pytest.raises(InvalidArgumentError, match=r"b: expected a's shape \[3\], got \[4\]"):
-            statistics.paired_difference(np.zeros(3), np.zeros(4), block=1, seed=0)
-        with pytest.raises(InvalidArgumentError, match="b: expected finite scores"):
-            statistics.paired_difference(np.zeros(3), np.full(3, np.inf), block=1, seed=0)
-
-
 class TestStatistics:
     @settings(deadline=None, max_examples=50)
     @given(series=st.lists(st.one_of(st.just(math.nan), st.integers(-99, 99).map(lambda x: x / 100)), max_size=20))

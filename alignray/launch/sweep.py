@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alignray.data import Panel
 from alignray.errors import SweepError, WorkError
@@ -26,6 +26,7 @@ from alignray.sweep import (
     ray_cluster,
     run_search,
     seal,
+    sweep_start,
     sweep_studies,
     train_finals,
 )
@@ -34,7 +35,6 @@ from alignray.tracking import (
     SWEEP_KEY,
     RunEnd,
     RunNote,
-    RunStart,
     TrackerHandle,
     resolve_tracking_uri,
     start_tracker,
@@ -196,15 +196,7 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
     """The sweep's parent run: begun, and ended as the work within ends."""
     import ray
 
-    tags = {
-        "alignray.kind": "sweep",
-        "alignray.sweep": manifest.name,
-        "alignray.template": manifest.config.template,
-        "mlflow.runName": manifest.name,
-        "mlflow.source.name": f"alignray run {manifest.config.template}",
-        "mlflow.source.type": "JOB",
-    }
-    ray.get(tracker.log.remote([RunStart(key=SWEEP_KEY, tags=tags, params=_sweep_params(manifest))]))
+    ray.get(tracker.log.remote([sweep_start(manifest)]))
     try:
         yield
     except KeyboardInterrupt:
@@ -249,13 +241,6 @@ def _written_runs(tracker: TrackerHandle) -> dict[str, str]:
 
     runs: dict[str, str] = ray.get(tracker.run_ids.remote())
     return runs
-
-
-def _sweep_params(manifest: Manifest) -> dict[str, Any]:
-    from alignray.configuration import flatten, to_plain
-
-    flat = flatten(to_plain(manifest.config))
-    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _result(folder: Path, manifest: Manifest) -> SweepResult:

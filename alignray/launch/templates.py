@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from alignray.errors import SweepError
+from alignray.errors import AlignrayError, SweepError
 from alignray.sweep import SweepConfig
 
 
@@ -25,7 +27,7 @@ def find_sweep(name: str) -> SweepConfig:
             ``def sweep() -> SweepConfig``.
 
     Raises:
-        SweepError: There is none of that name, it cannot be imported, or it has no such function.
+        SweepError: There is none of that name, it cannot be imported, or it has no such function, or one that fails.
     """
     templates = list_templates()
     if name in templates:
@@ -36,8 +38,10 @@ def find_sweep(name: str) -> SweepConfig:
         module = _import_module(name, templates)
     sweep = getattr(module, "sweep", None)
     if not callable(sweep):
-        raise SweepError(f"sweep {name!r}: expected `def sweep() -> SweepConfig` in {module.__file__}, got none")
-    config = sweep()
+        where = getattr(module, "__file__", None) or "it"
+        raise SweepError(f"sweep {name!r}: expected `def sweep() -> SweepConfig` in {where}, got none")
+    with _blamed_on(f"sweep {name!r}: sweep() cannot be called"):
+        config = sweep()
     if not isinstance(config, SweepConfig):
         raise SweepError(f"sweep {name!r}: expected sweep() to return a SweepConfig, got {type(config).__name__}")
     return config
@@ -57,21 +61,32 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _blamed_on(f"sweep {str(path)!r}: cannot be imported"):
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, AttributeError, NameError) as error:
-        raise SweepError(f"sweep {str(path)!r}: cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 
 def _import_module(name: str, templates: dict[str, Path]) -> ModuleType:
+    unknown = SweepError(f"no sweep {name!r}; expected a template ({', '.join(templates)}), a module or a .py file")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise unknown
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does, so that a module beside the user is found
+    with _blamed_on(f"sweep {name!r}: cannot be imported"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or name.split(".")[0] == error.name.split(".")[0]:
+                raise unknown from error
+            raise
+
+
+@contextlib.contextmanager
+def _blamed_on(what: str) -> Iterator[None]:
+    """Whatever goes wrong in a user's own code is the user's to mend; our own errors say already what is wrong."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.split(".")[0] != error.name.split(".")[0]:
-            raise SweepError(f"sweep {name!r}: cannot be imported: {error}") from error
-        raise SweepError(
-            f"no sweep {name!r}; expected a template ({', '.join(templates)}), a module or a .py file"
-        ) from error
+        yield
+    except AlignrayError:
+        raise
+    except Exception as error:
+        raise SweepError(f"{what}: {type(error).__name__}: {error}") from error

@@ -2,6 +2,7 @@
 
 from alignray.sweep.cluster import ray_cluster
 from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+from alignray.sweep.events import sweep_start
 from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
@@ -25,6 +26,7 @@ __all__ = [
     "ray_cluster",
     "run_search",
     "seal",
+    "sweep_start",
     "sweep_studies",
     "train_finals",
 ]

@@ -13,16 +13,16 @@ import numpy.typing as npt
 import torch
 
 from alignray.checkpoint import Checkpoint
-from alignray.configuration import flatten, from_plain, replace_at, to_plain
+from alignray.configuration import from_plain, replace_at, to_plain
 from alignray.data import Fold, Panel
 from alignray.errors import WorkError
-from alignray.search import ArmStudy
+from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
+from alignray.sweep.events import final_key, final_start, run_end
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
-from alignray.sweep.search import dataset_input, trial_tags
-from alignray.tracking import SWEEP_KEY, RunEnd, RunMetrics, RunStart, TrackerHandle
+from alignray.tracking import RunMetrics, TrackerHandle
 from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, score
 
 FOLDER = "final"
@@ -83,11 +83,6 @@ class FinalResult:
         )
 
 
-def final_key(arm: str) -> str:
-    """The name of an arm's final run within its sweep."""
-    return f"{arm}-final"
-
-
 def train_finals(
     folder: Path,
     manifest: Manifest,
@@ -129,24 +124,11 @@ def train_finals(
             continue
         best = study.best()
         assert best is not None  # the search has seen to it
-        config = final_config(manifest, arm, best.values)
-        tags = {
-            **trial_tags(manifest, arm, "final"),
-            "alignray.trial": str(best.number),
-            "mlflow.runName": final_key(arm),
-        }
-        start = RunStart(
-            key=final_key(arm),
-            tags=tags,
-            params=flatten(to_plain(config)),
-            parent=SWEEP_KEY,
-            datasets=dataset_input(manifest, "holdout"),
-        )
-        ray.get(tracker.log.remote([start]))
+        config = final_config(manifest, best)
+        ray.get(tracker.log.remote([final_start(manifest, best, config)]))
         manifest = manifest.with_look(arm)
         manifest.save(folder)
-        task = train.remote(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)
-        pending[task] = arm
+        pending[train.remote(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = arm
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -155,7 +137,7 @@ def train_finals(
             ray.get(done)
         except ray.exceptions.RayError as error:
             failures.append(f"{arm}: {getattr(error, 'cause', error)}")
-            tracker.log.remote([RunEnd(key=final_key(arm), status="FAILED", tags={"alignray.state": "failed"})])
+            tracker.log.remote([run_end(final_key(arm), "failed", failures[-1])])
             continue
         _report(load_final(folder, arm), manifest, tracker)
         progress.phase(f"{arm}: the final model is scored on the holdout")
@@ -167,9 +149,9 @@ def train_finals(
     return manifest, load_finals(folder, manifest)
 
 
-def final_config(manifest: Manifest, arm: str, values: Mapping[str, Any]) -> TrialConfig:
-    """The configuration of an arm's final model: the best trial's, with the holdout's members and seed."""
-    config = replace_at(manifest.config.trial, {"objective": arm, **values})
+def final_config(manifest: Manifest, best: Proposal) -> TrialConfig:
+    """The configuration of an arm's final model: its best trial's, with the holdout's members and seed."""
+    config = replace_at(manifest.config.trial, {"objective": best.arm, **best.values})
     return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
 
 
@@ -241,7 +223,7 @@ def _report(result: FinalResult, manifest: Manifest, tracker: TrackerHandle) -> 
             f"holdout/{metric}_high": interval.high,
         }
     last = RunMetrics(key=result.key, step=manifest.config.trial.training.epochs + 1, values=values)
-    tracker.log.remote([last, RunEnd(key=result.key, status="FINISHED", tags={"alignray.state": "complete"})])
+    tracker.log.remote([last, run_end(result.key, "complete")])
 
 
 def seal(panel: Panel, split_holdout: range, embargo: int) -> tuple[Panel, Panel]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from alignray.configuration import flatten, to_plain
 from alignray.data import Fold
 from alignray.errors import WorkError
 from alignray.search import ArmStudy, Proposal, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
+from alignray.sweep.events import run_end, trial_start
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
-from alignray.tracking import SWEEP_KEY, RunEnd, RunStart, TrackerHandle
+from alignray.tracking import TrackerHandle
 from alignray.trial import METRICS
+
+if TYPE_CHECKING:
+    from ray import tune
+
+    from alignray.sweep.searcher import ArmSearcher
+    from alignray.sweep.trainable import TrialContext
 
 JOURNAL = "optuna.journal"
 
@@ -32,34 +38,6 @@ def sweep_studies(folder: Path, manifest: Manifest) -> dict[str, ArmStudy]:
         config=config.search,
         direction=METRICS[config.trial.scoring.metric].direction,
     )
-
-
-def trial_tags(manifest: Manifest, arm: str, kind: str) -> dict[str, str]:
-    """The MLflow tags of a trial or a final model."""
-    return {
-        "alignray.kind": kind,
-        "alignray.sweep": manifest.name,
-        "alignray.template": manifest.config.template,
-        "alignray.objective": arm,
-        "mlflow.source.name": f"alignray run {manifest.config.template}",
-        "mlflow.source.type": "JOB",
-    }
-
-
-def dataset_input(manifest: Manifest, context: str) -> dict[str, dict[str, Any]]:
-    """The panel as an MLflow input."""
-    import json
-
-    data = manifest.data
-    return {
-        Path(str(data["source"])).stem: {
-            "digest": data["digest"],
-            "source_type": "alignray.panel",
-            "source": json.dumps({"source": data["source"], "sha256": data["digest"]}),
-            "profile": json.dumps({key: data[key] for key in ("eras", "rows", "features", "factors")}),
-            "context": context,
-        }
-    }
 
 
 def run_search(
@@ -82,10 +60,9 @@ def run_search(
         WorkError: No trial of an arm ended with a score.
     """
     import ray
-    from ray import tune
 
-    from alignray.sweep.searcher import ArmSearcher, PerArmScheduler
-    from alignray.sweep.trainable import TrialContext, TrialTrainable
+    from alignray.sweep.searcher import ArmSearcher
+    from alignray.sweep.trainable import TrialContext
 
     config = manifest.config
     context = TrialContext(
@@ -101,27 +78,18 @@ def run_search(
     context.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def started(proposal: Proposal) -> None:
-        params = {**flatten(to_plain(context.trial_config(proposal)))}
-        tags = trial_tags(manifest, proposal.arm, "trial")
-        tags |= {"alignray.trial": str(proposal.number), "mlflow.runName": proposal.key}
-        start = RunStart(
-            key=proposal.key,
-            tags=tags,
-            params=params,
-            parent=SWEEP_KEY,
-            datasets=dataset_input(manifest, "training"),
-        )
+        start = trial_start(manifest, proposal, context.trial_config(proposal))
         ray.get(tracker.log.remote([start]))  # on disk before any of its metrics
 
     def ended(proposal: Proposal, state: str, reason: str | None) -> None:
-        tracker.log.remote([_run_end(proposal.key, state, reason)])
+        tracker.log.remote([run_end(proposal.key, state, reason)])
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
     studies = sweep_studies(folder, manifest)
     # A crash may have come between a study and the tracker: the tracker hears of every end again, and takes it once.
     rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
-    tracker.log.remote([_run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])
+    tracker.log.remote([run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])
     searcher = ArmSearcher(
         studies,
         trials=config.search.trials,
@@ -133,40 +101,42 @@ def run_search(
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
     if searcher.remaining and not manifest.holdout_looks:
-        trainable = tune.with_resources(
-            tune.with_parameters(TrialTrainable, context=context), _request(config.resources)
-        )
-        scheduler = PerArmScheduler(
-            config.scheduler,
-            config.arms,
-            epochs=config.trial.training.epochs,
-            direction=METRICS[config.trial.scoring.metric].direction,
-        )
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=scheduler if config.scheduler.name == "asha" else None,
-                num_samples=searcher.remaining,
-                max_concurrent_trials=_slots(config),
-                time_budget_s=_time_budget(config),
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=_attempt(folder / "tune"),
-                storage_path=str(folder / "tune"),
-                failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        ).fit()
+        _tuner(config, context, searcher, folder / "tune").fit()
     _require_scores(studies)
     return studies
 
 
-def _run_end(key: str, state: str, reason: str | None) -> RunEnd:
-    tags = {"alignray.state": state, **({"alignray.reason": reason} if reason else {})}
-    return RunEnd(key=key, status="FAILED" if state == "failed" else "FINISHED", tags=tags)
+def _tuner(config: SweepConfig, context: TrialContext, searcher: ArmSearcher, folder: Path) -> tune.Tuner:
+    from ray import tune
+
+    from alignray.sweep.searcher import PerArmScheduler
+    from alignray.sweep.trainable import TrialTrainable
+
+    trainable = tune.with_parameters(TrialTrainable, context=context)
+    scheduler = PerArmScheduler(
+        config.scheduler,
+        config.arms,
+        epochs=config.trial.training.epochs,
+        direction=METRICS[config.trial.scoring.metric].direction,
+    )
+    return tune.Tuner(
+        tune.with_resources(trainable, _request(config.resources)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler if config.scheduler.name == "asha" else None,
+            num_samples=searcher.remaining,
+            max_concurrent_trials=_slots(config),
+            time_budget_s=_time_budget(config),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=_attempt(folder),
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
 
 
 def _slots(config: SweepConfig) -> int:

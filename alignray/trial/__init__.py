@@ -1,8 +1,8 @@
 """One configuration → a trained, scored model."""
 
-from alignray.trial.config import ScoringConfig, SolverConfig, SplitConfig, TrialConfig
+from alignray.trial.config import SolverConfig, SplitConfig, TrialConfig
 from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
-from alignray.trial.scoring import METRICS, Scores, score
+from alignray.trial.scoring import METRICS, Scores, ScoringConfig, score
 from alignray.trial.trial import Trial, build_layer, run_trial
 
 __all__ = [

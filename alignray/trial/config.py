@@ -10,7 +10,7 @@ from alignray.errors import ConfigurationError
 from alignray.models import ModelConfig
 from alignray.objectives import OBJECTIVES
 from alignray.training import TrainingConfig
-from alignray.trial.scoring import METRICS
+from alignray.trial.scoring import ScoringConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,32 +53,6 @@ class SolverConfig:
             raise ConfigurationError(f"solver.tol: expected a number above 0, got {self.tol}")
         if self.max_iter < 1:
             raise ConfigurationError(f"solver.max_iter: expected at least 1, got {self.max_iter}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoringConfig:
-    """How a model is scored, the same for every trial of a comparison.
-
-    Attributes:
-        cost: The reference cost. Utility and regret are measured under it, whatever cost a trial was trained with:
-            otherwise a trial could win by choosing itself a cheaper solver.
-        metric: A row of ``METRICS``: what early stopping, the scheduler and the search look at.
-        top_bottom: Rows at each end that a rank correlation of the decision keeps; None keeps all.
-    """
-
-    cost: Cost
-    metric: str = "decision_corr"
-    top_bottom: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConfigurationError(f"scoring.metric: expected one of {', '.join(METRICS)}, got {self.metric!r}")
-        if METRICS[self.metric].direction == 0:
-            raise ConfigurationError(f"scoring.metric: expected one that has a better and a worse, got {self.metric!r}")
-        if self.top_bottom is not None and self.top_bottom < 1:
-            raise ConfigurationError(f"scoring.top_bottom: expected at least 1, got {self.top_bottom}")
-        object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
-        self.cost.require_strong_convexity()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

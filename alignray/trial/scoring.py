@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +11,13 @@ import torch
 from torch import Tensor
 
 from alignray import metrics
+from alignray.costs import Cost
 from alignray.data import Panel
+from alignray.errors import ConfigurationError
 from alignray.objectives import regret
 from alignray.solver import SolverLayer
 from alignray.statistics import mean, sharpe
 from alignray.training import Members, require_finite
-
-if TYPE_CHECKING:
-    from alignray.trial.config import ScoringConfig
 
 _ERAS_AT_ONCE = 256
 
@@ -110,6 +108,32 @@ METRICS: dict[str, Metric] = {
     "active": Metric(_active, 0, "share of rows with a decision other than 0", mean),
 }
 """Every metric, by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringConfig:
+    """How a model is scored, the same for every trial of a comparison.
+
+    Attributes:
+        cost: The reference cost. Utility and regret are measured under it, whatever cost a trial was trained with:
+            otherwise a trial could win by choosing itself a cheaper solver.
+        metric: A row of ``METRICS``: what early stopping, the scheduler and the search look at.
+        top_bottom: Rows at each end that a rank correlation of the decision keeps; None keeps all.
+    """
+
+    cost: Cost
+    metric: str = "decision_corr"
+    top_bottom: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigurationError(f"scoring.metric: expected one of {', '.join(METRICS)}, got {self.metric!r}")
+        if METRICS[self.metric].direction == 0:
+            raise ConfigurationError(f"scoring.metric: expected one that has a better and a worse, got {self.metric!r}")
+        if self.top_bottom is not None and self.top_bottom < 1:
+            raise ConfigurationError(f"scoring.top_bottom: expected at least 1, got {self.top_bottom}")
+        object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
+        self.cost.require_strong_convexity()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,74 @@
+"""What a sweep tells MLflow: its runs, by the schema of tags and params."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from alignray.configuration import flatten, to_plain
+from alignray.search import Proposal
+from alignray.sweep.manifest import Manifest
+from alignray.tracking import SWEEP_KEY, RunEnd, RunStart
+from alignray.trial import TrialConfig
+
+
+def sweep_start(manifest: Manifest) -> RunStart:
+    """The sweep's own run, the parent of the others, begins or goes on."""
+    params = {name: value for name, value in flatten(to_plain(manifest.config)).items() if value is not None}
+    return RunStart(key=SWEEP_KEY, tags=_tags(manifest, "sweep", manifest.name), params=params)
+
+
+def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> RunStart:
+    """The run of a trial begins or goes on."""
+    tags = _tags(manifest, "trial", proposal.key) | _arm_tags(proposal)
+    return _child_start(manifest, proposal.key, tags, config, context="training")
+
+
+def final_start(manifest: Manifest, best: Proposal, config: TrialConfig) -> RunStart:
+    """The run of an arm's final model begins or goes on; ``best`` is the trial that it is trained after."""
+    key = final_key(best.arm)
+    return _child_start(manifest, key, _tags(manifest, "final", key) | _arm_tags(best), config, context="holdout")
+
+
+def run_end(key: str, state: str, reason: str | None = None) -> RunEnd:
+    """The run of a trial or a final model ends, ``complete``, ``pruned`` or ``failed``."""
+    tags = {"alignray.state": state, **({"alignray.reason": reason} if reason else {})}
+    return RunEnd(key=key, status="FAILED" if state == "failed" else "FINISHED", tags=tags)
+
+
+def final_key(arm: str) -> str:
+    """The name of an arm's final run within its sweep."""
+    return f"{arm}-final"
+
+
+def _tags(manifest: Manifest, kind: str, name: str) -> dict[str, str]:
+    return {
+        "alignray.kind": kind,
+        "alignray.sweep": manifest.name,
+        "alignray.template": manifest.config.template,
+        "mlflow.runName": name,
+        "mlflow.source.name": f"alignray run {manifest.config.template}",
+        "mlflow.source.type": "JOB",
+    }
+
+
+def _arm_tags(proposal: Proposal) -> dict[str, str]:
+    return {"alignray.objective": proposal.arm, "alignray.trial": str(proposal.number)}
+
+
+def _child_start(manifest: Manifest, key: str, tags: dict[str, str], config: TrialConfig, *, context: str) -> RunStart:
+    data = manifest.data
+    dataset = {
+        "digest": data["digest"],
+        "source_type": "alignray.panel",
+        "source": json.dumps({"source": data["source"], "sha256": data["digest"]}),
+        "profile": json.dumps({key: data[key] for key in ("eras", "rows", "features", "factors")}),
+        "context": context,
+    }
+    return RunStart(
+        key=key,
+        tags=tags,
+        params=flatten(to_plain(config)),
+        parent=SWEEP_KEY,
+        datasets={Path(str(data["source"])).stem: dataset},
+    )
