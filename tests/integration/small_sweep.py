@@ -33,7 +33,7 @@ class Demo:
 
     @property
     def folder(self) -> Path:
-        return self.home / "runs" / "demo"
+        return self.home / "runs" / "first"
 
     @property
     def tracking_uri(self) -> str:

@@ -41,7 +41,7 @@ def runs(demo: Demo) -> dict[str, Any]:
     client = MlflowClient(demo.tracking_uri)
     experiment = client.get_experiment_by_name("alignray")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([experiment.experiment_id], "tags.`alignray.sweep` = 'first'")
     return {run.data.tags["mlflow.runName"]: run for run in found}
 
 
@@ -52,7 +52,7 @@ def history(demo: Demo, run: Any, metric: str) -> list[tuple[int, float]]:
 
 
 def test_prints_a_table_of_arms_and_metrics_with_intervals(demo: Demo) -> None:
-    for word in (*ARMS, *METRICS, "report.html", "alignray ui demo", "95%"):
+    for word in (*ARMS, *METRICS, "report.html", "alignray ui first", "95%"):
         assert word in demo.output
     cells = re.findall(r"-?[\d.e+]+ \[-?[\d.e+–]+, -?[\d.e+–]+\]", demo.output)
     assert len(cells) == len(ARMS) * len(METRICS)
@@ -70,13 +70,13 @@ def test_study_and_mlflow_agree_trial_by_trial(demo: Demo, manifest: Manifest, r
     rows = [row for study in sweep_studies(demo.folder, manifest).values() for row in study.rows()]
     assert {row.state for row in rows} <= {"complete", "pruned"}
     assert len(runs) == 1 + len(rows) + len(ARMS)
-    parent = runs["demo"]
+    parent = runs["first"]
     assert parent.data.tags["alignray.kind"] == "sweep"
     for row in rows:
         run = runs[f"{row.arm}-{row.number}"]
         tags = run.data.tags
         assert tags["alignray.kind"] == "trial"
-        assert tags["alignray.sweep"] == "demo"
+        assert tags["alignray.sweep"] == "first"
         assert tags["alignray.template"] == "quickstart"
         assert tags["alignray.objective"] == run.data.params["objective"] == row.arm
         assert tags["alignray.trial"] == str(row.number)
@@ -180,9 +180,9 @@ def test_report_stands_alone_and_has_the_numbers(demo: Demo) -> None:
 
 def test_compare_prints_the_same_table(demo: Demo) -> None:
     page = demo.home / "page.html"
-    done = demo.alignray("compare", "demo", "--html", str(page))
+    done = demo.alignray("compare", "first", "--html", str(page))
     assert done.returncode == 0, done.stderr
-    table = demo.output[demo.output.index("Sweep demo") :]
+    table = demo.output[demo.output.index("Sweep first") :]
     assert done.stdout.startswith(table.rstrip())
     assert page.read_text() == (demo.folder / "report.html").read_text()
 
@@ -190,7 +190,7 @@ def test_compare_prints_the_same_table(demo: Demo) -> None:
 def test_resume_of_a_finished_sweep_repeats_nothing(demo: Demo, runs: dict[str, Any]) -> None:
     before = {name: (demo.folder / name).read_bytes() for name in ("optuna.journal", "comparison.csv")}
     looks = json.loads((demo.folder / "manifest.json").read_text())["holdout_looks"]
-    done = demo.alignray("resume", "demo")
+    done = demo.alignray("resume", "first")
     assert done.returncode == 0, done.stderr
     assert {name: (demo.folder / name).read_bytes() for name in before} == before
     assert json.loads((demo.folder / "manifest.json").read_text())["holdout_looks"] == looks
@@ -200,7 +200,7 @@ def test_resume_of_a_finished_sweep_repeats_nothing(demo: Demo, runs: dict[str, 
 
 
 def test_result_from_python(demo: Demo) -> None:
-    result = open_result("demo", storage=demo.home / "runs")
+    result = open_result("first", storage=demo.home / "runs")
     assert len(result.trials) == 12
     assert set(result.comparison["arm"]) == set(ARMS)
     pd.testing.assert_frame_equal(
@@ -213,7 +213,7 @@ def test_ui_answers_on_loopback_and_stops(demo: Demo) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "alignray", "ui", "demo", "--no-open", "--port", str(port)],
+        [sys.executable, "-m", "alignray", "ui", "first", "--no-open", "--port", str(port)],
         cwd=demo.home,
         env={**environment(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -10,12 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_sweep import ROOT, Demo, environment
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# What makes a sweep of the documentation small enough for a test: the same command otherwise.
-SMALL = shlex.split("--trials 1 --set trial.training.epochs=2 --set trial.members=1 --set holdout.members=1")
+# Run by test_quickstart.py, on the same sweep.
+ELSEWHERE = {
+    "alignray run quickstart --name first",
+    "alignray resume first",
+    "alignray ui first",
+    "alignray doctor",
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -27,57 +31,32 @@ def commands() -> list[tuple[str, str]]:
     return [(page, line) for page, line in lines if line.startswith("alignray ")]
 
 
-def alignray(line: str, folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    words = shlex.split(line)[1:]
-    if words[0] == "run" and "--dry-run" not in words:
-        words += SMALL
-    return subprocess.run(
-        [sys.executable, "-m", "alignray", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the README's first sweep was run, small, and the page's own sweep lies as a file."""
-    folder = tmp_path_factory.mktemp("docs")
+def workplace(demo: Demo) -> Demo:
+    """The folder of the sweep that the pages speak of, with the sweep that they show as a file."""
     (sweep,) = (block for block in blocks(ROOT / "docs" / "sweeps.md", "python") if block.startswith("# my_sweep.py"))
-    (folder / "my_sweep.py").write_text(sweep)
-    done = alignray("alignray run quickstart --name first", folder)
-    assert done.returncode == 0, done.stderr
-    return folder
+    (demo.home / "my_sweep.py").write_text(sweep)
+    return demo
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("page", "line"),
-    [
-        (page, line)
-        for page, line in commands()
-        if not line.startswith(("alignray ui", "alignray run quickstart --name first", "alignray doctor"))
-    ],
-)
-def test_command_runs(page: str, line: str, workplace: Path) -> None:
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page, line in commands() if line not in ELSEWHERE])
+def test_command_runs(page: str, line: str, workplace: Demo) -> None:
     if "--address" in line:
-        pytest.skip("needs a cluster that was started by hand; tests/sweep covers --address")
-    done = alignray(line, workplace)
+        pytest.skip("needs a cluster that was started by hand; test_address.py sweeps on one")
+    done = workplace.alignray(*shlex.split(line)[1:])
     assert done.returncode == 0, f"{page}: {line}\n{done.stderr}"
     assert done.stdout.strip()
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_run(page: Path, workplace: Path) -> None:
+def test_snippets_run(page: Path, workplace: Demo) -> None:
     for block in blocks(page, "python"):
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", block],
-            cwd=workplace,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=workplace.home,
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=120,
