@@ -10,13 +10,44 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from alignray.errors import ConfigurationError, InvalidArgumentError
 from alignray.types import Plain
 
 T = TypeVar("T")
+
+
+def require_at_least(name: str, value: float | None, least: float) -> None:
+    """Check a field that has a least value; None, where a field may be None, passes.
+
+    Raises:
+        ConfigurationError: The value is less.
+    """
+    if value is not None and not value >= least:
+        raise ConfigurationError(f"{name}: expected at least {least}, got {value}")
+
+
+def require_above(name: str, value: float | None, bound: float) -> None:
+    """Check a field that lies above a bound; None, where a field may be None, passes.
+
+    Raises:
+        ConfigurationError: The value does not.
+    """
+    if value is not None and not value > bound:
+        raise ConfigurationError(f"{name}: expected a number above {bound}, got {value}")
+
+
+def require_one_of(name: str, value: str, options: Iterable[str]) -> None:
+    """Check a field that names one of some options.
+
+    Raises:
+        ConfigurationError: No option has that name.
+    """
+    options = list(options)
+    if value not in options:
+        raise ConfigurationError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
 
 
 def to_plain(value: Any) -> Plain:

@@ -269,11 +269,14 @@ def _free_folder(storage: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise SweepError(f"name: expected at most 100 letters, digits, '.', '_' and '-', got {name!r}")
     folder = storage.resolve() / name
-    if folder.exists():
+    try:
+        taken, there = folder.exists(), next(parent for parent in folder.parents if parent.exists())
+    except OSError as error:
+        raise SweepError(f"storage {str(storage)!r}: {error.strerror}; choose another --storage") from error
+    if taken:
         raise SweepError(
             f"a sweep {name!r} is already in {storage}; choose another --name, or go on with it: alignray resume {name}"
         )
-    there = next(parent for parent in folder.parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise SweepError(f"storage {str(storage)!r}: {there} cannot be written to; choose another --storage")
     return folder

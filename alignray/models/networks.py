@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alignray.errors import ConfigurationError
+from alignray.configuration import require_above, require_at_least, require_one_of
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 """Every activation by name."""
@@ -34,17 +34,11 @@ class ModelConfig:
     output_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.family not in MODELS:
-            raise ConfigurationError(f"model.family: expected one of {', '.join(MODELS)}, got {self.family!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigurationError(
-                f"model.activation: expected one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
-            )
-        for name, value in (("depth", self.depth), ("width", self.width)):
-            if value < 1:
-                raise ConfigurationError(f"model.{name}: expected at least 1, got {value}")
-        if not self.output_scale > 0:
-            raise ConfigurationError(f"model.output_scale: expected a number above 0, got {self.output_scale}")
+        require_one_of("model.family", self.family, MODELS)
+        require_one_of("model.activation", self.activation, ACTIVATIONS)
+        require_at_least("model.depth", self.depth, 1)
+        require_at_least("model.width", self.width, 1)
+        require_above("model.output_scale", self.output_scale, 0)
 
 
 class Residual(nn.Module):

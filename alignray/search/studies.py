@@ -16,7 +16,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
-from alignray.errors import ConfigurationError
+from alignray.configuration import require_at_least, require_one_of
 from alignray.search.space import Space, Value
 
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
@@ -62,12 +62,9 @@ class SearchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise ConfigurationError(f"search.trials: expected at least 1, got {self.trials}")
-        if self.sampler not in SAMPLERS:
-            raise ConfigurationError(f"search.sampler: expected one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.initial_points < 1:
-            raise ConfigurationError(f"search.initial_points: expected at least 1, got {self.initial_points}")
+        require_at_least("search.trials", self.trials, 1)
+        require_one_of("search.sampler", self.sampler, SAMPLERS)
+        require_at_least("search.initial_points", self.initial_points, 1)
 
 
 def trial_key(arm: str, number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignray.configuration import require_above, require_at_least, require_one_of
 from alignray.data import Panel, WalkForward, datasets, walk_forward
 from alignray.errors import ConfigurationError
 from alignray.objectives import OBJECTIVES
@@ -67,12 +68,9 @@ class SchedulerConfig:
     reduction: int = 2
 
     def __post_init__(self) -> None:
-        if self.name not in ("asha", "fifo"):
-            raise ConfigurationError(f"scheduler.name: expected asha or fifo, got {self.name!r}")
-        if self.grace_epochs < 1:
-            raise ConfigurationError(f"scheduler.grace_epochs: expected at least 1, got {self.grace_epochs}")
-        if self.reduction < 2:
-            raise ConfigurationError(f"scheduler.reduction: expected at least 2, got {self.reduction}")
+        require_one_of("scheduler.name", self.name, ("asha", "fifo"))
+        require_at_least("scheduler.grace_epochs", self.grace_epochs, 1)
+        require_at_least("scheduler.reduction", self.reduction, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,18 +97,12 @@ class ResourceConfig:
     gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.cpus_per_trial > 0:
-            raise ConfigurationError(f"resources.cpus_per_trial: expected a number above 0, got {self.cpus_per_trial}")
-        if not self.gpus_per_trial >= 0:
-            raise ConfigurationError(f"resources.gpus_per_trial: expected at least 0, got {self.gpus_per_trial}")
-        if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise ConfigurationError(f"resources.max_concurrent: expected at least 1, got {self.max_concurrent}")
-        if self.max_failures < 0:
-            raise ConfigurationError(f"resources.max_failures: expected at least 0, got {self.max_failures}")
-        if self.checkpoint_every < 1:
-            raise ConfigurationError(f"resources.checkpoint_every: expected at least 1, got {self.checkpoint_every}")
-        if self.time_budget_s is not None and not self.time_budget_s > 0:
-            raise ConfigurationError(f"resources.time_budget_s: expected a number above 0, got {self.time_budget_s}")
+        require_above("resources.cpus_per_trial", self.cpus_per_trial, 0)
+        require_at_least("resources.gpus_per_trial", self.gpus_per_trial, 0)
+        require_at_least("resources.max_concurrent", self.max_concurrent, 1)
+        require_at_least("resources.max_failures", self.max_failures, 0)
+        require_at_least("resources.checkpoint_every", self.checkpoint_every, 1)
+        require_above("resources.time_budget_s", self.time_budget_s, 0)
         if self.gpu_hours is not None and not (self.gpu_hours > 0 and self.gpus_per_trial > 0):
             raise ConfigurationError(
                 f"resources.gpu_hours: expected a number above 0 and trials on GPUs, got {self.gpu_hours} with "
@@ -135,10 +127,8 @@ class HoldoutConfig:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.eras < 1:
-            raise ConfigurationError(f"holdout.eras: expected at least 1, got {self.eras}")
-        if self.members < 1:
-            raise ConfigurationError(f"holdout.members: expected at least 1, got {self.members}")
+        require_at_least("holdout.eras", self.eras, 1)
+        require_at_least("holdout.members", self.members, 1)
         if not 0 < self.level < 1:
             raise ConfigurationError(f"holdout.level: expected a number between 0 and 1, got {self.level}")
 

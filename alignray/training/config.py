@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from alignray.errors import ConfigurationError
+from alignray.configuration import require_above, require_at_least, require_one_of
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 """Every optimiser by name."""
@@ -30,14 +30,10 @@ class OptimiserConfig:
     gradient_clip: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMISERS:
-            raise ConfigurationError(f"optimiser.name: expected one of {', '.join(OPTIMISERS)}, got {self.name!r}")
-        if not self.learning_rate > 0:
-            raise ConfigurationError(f"optimiser.learning_rate: expected a number above 0, got {self.learning_rate}")
-        if not self.weight_decay >= 0:
-            raise ConfigurationError(f"optimiser.weight_decay: expected at least 0, got {self.weight_decay}")
-        if self.gradient_clip is not None and not self.gradient_clip > 0:
-            raise ConfigurationError(f"optimiser.gradient_clip: expected a number above 0, got {self.gradient_clip}")
+        require_one_of("optimiser.name", self.name, OPTIMISERS)
+        require_above("optimiser.learning_rate", self.learning_rate, 0)
+        require_at_least("optimiser.weight_decay", self.weight_decay, 0)
+        require_above("optimiser.gradient_clip", self.gradient_clip, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +56,7 @@ class TrainingConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "eras_per_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.warmup_epochs < 0:
-            raise ConfigurationError(f"training.warmup_epochs: expected at least 0, got {self.warmup_epochs}")
+        require_at_least("training.epochs", self.epochs, 1)
+        require_at_least("training.patience", self.patience, 1)
+        require_at_least("training.eras_per_batch", self.eras_per_batch, 1)
+        require_at_least("training.warmup_epochs", self.warmup_epochs, 0)

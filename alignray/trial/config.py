@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from alignray.configuration import require_above, require_at_least, require_one_of
 from alignray.costs import Cost
-from alignray.errors import ConfigurationError
 from alignray.models import ModelConfig
 from alignray.objectives import OBJECTIVES
 from alignray.training import TrainingConfig
@@ -26,10 +26,8 @@ class SplitConfig:
     embargo: int = 8
 
     def __post_init__(self) -> None:
-        if self.folds < 1:
-            raise ConfigurationError(f"split.folds: expected at least 1, got {self.folds}")
-        if self.embargo < 0:
-            raise ConfigurationError(f"split.embargo: expected at least 0, got {self.embargo}")
+        require_at_least("split.folds", self.folds, 1)
+        require_at_least("split.embargo", self.embargo, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +45,9 @@ class SolverConfig:
     max_iter: int = 100
 
     def __post_init__(self) -> None:
-        if self.backend not in ("native", "cvxpylayers"):
-            raise ConfigurationError(f"solver.backend: expected native or cvxpylayers, got {self.backend!r}")
-        if not self.tol > 0:
-            raise ConfigurationError(f"solver.tol: expected a number above 0, got {self.tol}")
-        if self.max_iter < 1:
-            raise ConfigurationError(f"solver.max_iter: expected at least 1, got {self.max_iter}")
+        require_one_of("solver.backend", self.backend, ("native", "cvxpylayers"))
+        require_above("solver.tol", self.tol, 0)
+        require_at_least("solver.max_iter", self.max_iter, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +77,8 @@ class TrialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ConfigurationError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        if self.members < 1:
-            raise ConfigurationError(f"members: expected at least 1, got {self.members}")
+        require_one_of("objective", self.objective, OBJECTIVES)
+        require_at_least("members", self.members, 1)
         object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
         self.cost.require_strong_convexity()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignray import metrics
+from alignray.configuration import require_at_least, require_one_of
 from alignray.costs import Cost
 from alignray.data import Panel
 from alignray.errors import ConfigurationError
@@ -126,12 +127,10 @@ class ScoringConfig:
     top_bottom: int | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConfigurationError(f"scoring.metric: expected one of {', '.join(METRICS)}, got {self.metric!r}")
+        require_one_of("scoring.metric", self.metric, METRICS)
         if METRICS[self.metric].direction == 0:
             raise ConfigurationError(f"scoring.metric: expected one that has a better and a worse, got {self.metric!r}")
-        if self.top_bottom is not None and self.top_bottom < 1:
-            raise ConfigurationError(f"scoring.top_bottom: expected at least 1, got {self.top_bottom}")
+        require_at_least("scoring.top_bottom", self.top_bottom, 1)
         object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
         self.cost.require_strong_convexity()
 

@@ -13,7 +13,7 @@ from alignray.objectives import OBJECTIVES
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: ar.SchedulerConfig(name="median"), r"scheduler\.name: .*asha or fifo, got 'median'"),
+        (lambda: ar.SchedulerConfig(name="median"), r"scheduler\.name: .*asha, fifo, got 'median'"),
         (lambda: ar.SchedulerConfig(grace_epochs=0), r"scheduler\.grace_epochs: .*at least 1, got 0"),
         (lambda: ar.SchedulerConfig(reduction=1), r"scheduler\.reduction: .*at least 2, got 1"),
         (lambda: ar.ResourceConfig(cpus_per_trial=0), r"resources\.cpus_per_trial: .*above 0, got 0"),
