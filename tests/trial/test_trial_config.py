@@ -20,7 +20,7 @@ SCORING = ScoringConfig(cost=COST)
         (ScoringConfig, "metric", "sharpness", "scoring.metric: expected one of decision_corr, .*, got 'sharpness'"),
         (ScoringConfig, "metric", "calibration", "scoring.metric: expected one that has a better and a worse, got"),
         (ScoringConfig, "top_bottom", 0, "scoring.top_bottom: expected at least 1, got 0"),
-        (SolverConfig, "backend", "scs", "solver.backend: expected native or cvxpylayers, got 'scs'"),
+        (SolverConfig, "backend", "scs", "solver.backend: expected one of native, cvxpylayers, got 'scs'"),
         (SolverConfig, "tol", 0.0, "solver.tol: expected a number above 0, got 0.0"),
         (SolverConfig, "tol", float("nan"), "solver.tol: expected a number above 0, got nan"),
         (SolverConfig, "max_iter", 0, "solver.max_iter: expected at least 1, got 0"),
