@@ -230,8 +230,9 @@ def open_studies(
     template: Mapping[str, Value],
     config: SearchConfig,
     direction: int,
+    create: bool = True,
 ) -> dict[str, ArmStudy]:
-    """Open the studies of a sweep, creating those that are not there yet.
+    """Open the studies of a sweep.
 
     Args:
         journal: The journal file.
@@ -241,10 +242,13 @@ def open_studies(
         template: The template's own point of the space.
         config: How it is searched.
         direction: 1 to maximise, −1 to minimise.
+        create: Whether to create what is not there yet; else it is left out, and nothing is written.
 
     Returns:
         The studies by arm.
     """
+    if not create and not journal.exists():
+        return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _drop_unfinished_line(journal)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
@@ -254,12 +258,14 @@ def open_studies(
         name = f"{sweep}/{arm}"
         if name in known:
             study = optuna.load_study(study_name=name, storage=storage)
-        else:
+        elif create:
             study = optuna.create_study(
                 study_name=name, storage=storage, direction="maximize" if direction > 0 else "minimize"
             )
+        else:
+            continue
         queued = len(study.get_trials(deepcopy=False))
-        for point in _initial_points(space, template, config)[queued:]:
+        for point in _initial_points(space, template, config)[queued:] if create else []:
             study.enqueue_trial(point)
         studies[arm] = ArmStudy(study, arm, space, config)
     return studies

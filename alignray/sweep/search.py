@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 JOURNAL = "optuna.journal"
 
 
-def sweep_studies(folder: Path, manifest: Manifest) -> dict[str, ArmStudy]:
-    """The studies of a sweep, by arm."""
+def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> dict[str, ArmStudy]:
+    """The studies of a sweep, by arm: those that are there, or all of them."""
     config = manifest.config
     return open_studies(
         folder / JOURNAL,
@@ -37,6 +37,7 @@ def sweep_studies(folder: Path, manifest: Manifest) -> dict[str, ArmStudy]:
         template=config.space.values_of(config.trial),
         config=config.search,
         direction=METRICS[config.trial.scoring.metric].direction,
+        create=create,
     )
 
 
@@ -86,7 +87,7 @@ def run_search(
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
-    studies = sweep_studies(folder, manifest)
+    studies = sweep_studies(folder, manifest, create=True)
     # A crash may have come between a study and the tracker: the tracker hears of every end again, and takes it once.
     rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
     tracker.log.remote([run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])

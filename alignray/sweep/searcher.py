@@ -83,7 +83,7 @@ class ArmSearcher(Searcher):
         result = result or {}
         reason: str | None = result.get("failed")
         if error:
-            reason = "its worker was lost more often than resources.max_failures allows"
+            reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
         elif reason is None and not math.isfinite(result.get(_METRIC, math.nan)):
             reason = "it ended without a score"
         if reason is not None:

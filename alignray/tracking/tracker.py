@@ -101,7 +101,10 @@ def wait_until_written(tracker: TrackerHandle, timeout_s: float) -> str:
 
     deadline = time.monotonic() + timeout_s
     while True:
-        size, error = ray.get(tracker.backlog.remote())
+        try:
+            size, error = ray.get(tracker.backlog.remote(), timeout=max(deadline - time.monotonic(), 1.0))
+        except ray.exceptions.GetTimeoutError:
+            return "the tracker does not answer"
         if not size:
             return ""
         if time.monotonic() > deadline:

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from alignray.tracking.events import Event, RunEnd, RunMetrics, RunNote, RunStart
+from alignray.tracking.store import make_store
 
 _METRICS_A_REQUEST = 1_000  # MLflow's limits
 _PARAMS_A_REQUEST = 100
@@ -32,6 +33,7 @@ class MlflowWriter:
     """
 
     def __init__(self, uri: str, experiment: str, sweep_id: str) -> None:
+        make_store(uri)
         self._client = MlflowClient(uri)
         self._sweep_id = sweep_id
         known = self._client.get_experiment_by_name(experiment)

@@ -35,7 +35,8 @@ def require_whole(rig):
         for name, history in run["metrics"].items():
             assert [step for step, _, _ in history] == list(range(1, EPOCHS + 1)), (key, name)
         assert max(value for _, _, value in run["metrics"]["val/corr"]) == trial.value
-        assert list(trial.intermediate_values) == list(range(1, EPOCHS + 1))
+        # A driver that dies may miss an epoch that a checkpoint is already past; never the last.
+        assert set(range(1, EPOCHS + 1)) >= set(trial.intermediate_values) >= {EPOCHS}
     comparison = pd.read_csv(rig.folder / "comparison.csv")
     for arm in ARMS:
         final = runs[f"{arm}-final"]
@@ -49,13 +50,13 @@ def require_whole(rig):
 
 
 def numbers(rig):
-    """What a sweep found out, without the times at which it did."""
-    trials = {key: (trial.params, trial.value, trial.intermediate_values) for key, trial in rig.trials().items()}
+    """What a sweep found out, without the times at which it did and the looks that it took."""
+    trials = {key: (trial.params, trial.value, trial.last_step) for key, trial in rig.trials().items()}
     metrics = {
         key: {name: [(s, v) for s, _, v in h] for name, h in run["metrics"].items() if not name.startswith("time/")}
         for key, run in rig.runs().items()
     }
-    return trials, metrics, (rig.folder / "comparison.csv").read_text()
+    return trials, metrics, pd.read_csv(rig.folder / "comparison.csv").drop(columns="looks").to_csv()
 
 
 def require_untouched(before, after, keys):

@@ -26,7 +26,9 @@ def runs_of(demo):
     from mlflow import MlflowClient
 
     client = MlflowClient(demo.tracking_uri)
-    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()], "tags.`alignray.sweep` = 'first'"
+    )
     assert len({run.info.run_name for run in found}) == len(found)
     return {run.info.run_name: run for run in found}
 
@@ -58,24 +60,24 @@ def test_one_parent_and_every_other_run_its_child(demo):
     runs = runs_of(demo)
     kinds = [run.data.tags["alignray.kind"] for run in runs.values()]
     assert sorted(kinds) == ["final"] * 4 + ["sweep"] + ["trial"] * 12
-    parent = runs["demo"]
+    parent = runs["first"]
     assert "mlflow.parentRunId" not in parent.data.tags
     assert parent.info.status == "FINISHED"
     for name, run in runs.items():
-        if name != "demo":
+        if name != "first":
             assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
             assert run.info.status == "FINISHED"
-            assert run.data.tags["alignray.sweep"] == "demo"
+            assert run.data.tags["alignray.sweep"] == "first"
 
 
 def test_the_parent_holds_the_configuration_and_the_result(demo, manifest):
     from mlflow import MlflowClient
 
-    parent = runs_of(demo)["demo"]
+    parent = runs_of(demo)["first"]
     assert parent.data.params["search.trials"] == "3"
     assert parent.data.params["trial.training.epochs"] == "4"
     assert parent.data.params["holdout.eras"] == str(manifest.config.holdout.eras)
-    assert parent.data.tags["mlflow.runName"] == "demo"
+    assert parent.data.tags["mlflow.runName"] == "first"
     files = {file.path for file in MlflowClient(demo.tracking_uri).list_artifacts(parent.info.run_id)}
     assert {"comparison.csv", "report.html", "manifest.json"} <= files
 
@@ -186,13 +188,13 @@ def test_going_on_with_a_finished_sweep_leaves_mlflow_and_the_models_as_they_are
         }
 
     before = histories_of(demo), settled(), files()
-    ends = {name: run.info.end_time for name, run in runs_of(demo).items() if name != "demo"}
-    done = demo.alignray("resume", "demo")
+    ends = {name: run.info.end_time for name, run in runs_of(demo).items() if name != "first"}
+    done = demo.alignray("resume", "first")
     assert (done.returncode, done.stderr) == (0, "")
     assert (histories_of(demo), settled(), files()) == before
-    assert {name: run.info.end_time for name, run in runs_of(demo).items() if name != "demo"} == ends
-    assert runs_of(demo)["demo"].info.status == "FINISHED"
-    assert done.stdout[done.stdout.index("Sweep demo") :] == demo.output[demo.output.index("Sweep demo") :]
+    assert {name: run.info.end_time for name, run in runs_of(demo).items() if name != "first"} == ends
+    assert runs_of(demo)["first"].info.status == "FINISHED"
+    assert done.stdout[done.stdout.index("Sweep first") :] == demo.output[demo.output.index("Sweep first") :]
 
 
 def processes_with(mark):
@@ -211,7 +213,7 @@ def processes_with(mark):
 def test_the_ui_leaves_no_process(demo, stop):
     mark = f"{stop.name}-{os.getpid()}-{time.monotonic_ns()}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "alignray", "ui", "demo", "--no-open"],
+        [sys.executable, "-m", "alignray", "ui", "first", "--no-open"],
         cwd=demo.home,
         env={**environment(), "PYTHONUNBUFFERED": "1", "ALIGNRAY_TEST_UI": mark},
         stdout=subprocess.PIPE,

@@ -321,6 +321,29 @@ def test_opening_again_adds_nothing(journal):
     assert journal.read_bytes() == before
 
 
+def test_looking_writes_nothing(journal):
+    def look():
+        return open_studies(
+            journal,
+            sweep="demo",
+            arms=ARMS,
+            space=SPACE,
+            template=TEMPLATE,
+            config=SearchConfig(trials=8, initial_points=8),
+            direction=1,
+            create=False,
+        )
+
+    assert look() == {}
+    assert not journal.exists()
+    reopen(journal, ("aligned",))["aligned"].ask()
+    before = journal.read_bytes()
+    studies = look()
+    assert set(studies) == {"aligned"}  # the others have not begun
+    assert [row.state for row in studies["aligned"].rows()] == ["running"]
+    assert journal.read_bytes() == before
+
+
 def test_opening_after_a_crash_while_the_points_were_queued_queues_the_rest(journal):
     reopen(journal, initial_points=8)
     content = journal.read_bytes()

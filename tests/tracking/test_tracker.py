@@ -8,7 +8,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from alignray.tracking import EXPERIMENT, RunEnd, RunMetrics, RunStart, Spool, Tracker
+from alignray.tracking import EXPERIMENT, RunEnd, RunMetrics, RunStart, Spool, Tracker, wait_until_written
 from alignray.tracking import tracker as tracker_module
 
 EVENTS = [
@@ -167,3 +167,20 @@ def test_a_store_that_is_away_at_first_gets_everything_once(store, tmp_path, sta
     assert len(runs) == 2
     assert history(store, tracker.run_ids()["mse-0"]) == [(step, step / 10) for step in range(1, 6)]
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_waiting_for_what_never_comes_ends(monkeypatch):
+    import ray
+
+    class Deaf:
+        class backlog:  # noqa: N801
+            @staticmethod
+            def remote():
+                return "never"
+
+    def get(what, timeout):
+        assert what == "never"
+        raise ray.exceptions.GetTimeoutError(f"nothing in {timeout} s")
+
+    monkeypatch.setattr(ray, "get", get)
+    assert wait_until_written(Deaf, timeout_s=0.0) == "the tracker does not answer"

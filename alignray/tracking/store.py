@@ -1,0 +1,38 @@
+"""A new SQLite store, made whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from mlflow import MlflowClient
+from sqlalchemy.engine import make_url
+
+
+def make_store(uri: str) -> None:
+    """Make the store if it is a SQLite file that is not there yet.
+
+    MLflow makes its tables one by one. A store that a crash left half made would never work again, and two sweeps that
+    begin together would both make it; so it is made under another name, and gets its own when it is whole.
+    """
+    if not uri.startswith("sqlite"):
+        return
+    url = make_url(uri)
+    if url.database in (None, "", ":memory:") or url.query:
+        return
+    path = Path(str(url.database))
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # MLflow remembers a store by its name
+    try:
+        MlflowClient(url.set(database=str(partial)).render_as_string()).search_experiments(max_results=1)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            pass  # somebody else was quicker
+        except OSError:
+            partial.replace(path)  # a file system without links
+    finally:
+        partial.unlink(missing_ok=True)
