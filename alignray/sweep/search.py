@@ -20,7 +20,7 @@ from alignray.trial import METRICS
 if TYPE_CHECKING:
     from ray import tune
 
-    from alignray.sweep.searcher import ArmSearcher
+    from alignray.sweep.searcher import ArmSearcher, LostWorkers
     from alignray.sweep.trainable import TrialContext
 
 JOURNAL = "optuna.journal"
@@ -62,7 +62,7 @@ def run_search(
     """
     import ray
 
-    from alignray.sweep.searcher import ArmSearcher
+    from alignray.sweep.searcher import ArmSearcher, LostWorkers
     from alignray.sweep.trainable import TrialContext
 
     config = manifest.config
@@ -102,12 +102,14 @@ def run_search(
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
     if searcher.remaining and not manifest.holdout_looks:
-        _tuner(config, context, searcher, folder / "tune").fit()
+        _tuner(config, context, searcher, LostWorkers(progress.warn), folder / "tune").fit()
     _require_scores(studies)
     return studies
 
 
-def _tuner(config: SweepConfig, context: TrialContext, searcher: ArmSearcher, folder: Path) -> tune.Tuner:
+def _tuner(
+    config: SweepConfig, context: TrialContext, searcher: ArmSearcher, lost: LostWorkers, folder: Path
+) -> tune.Tuner:
     from ray import tune
 
     from alignray.sweep.searcher import PerArmScheduler
@@ -135,6 +137,7 @@ def _tuner(config: SweepConfig, context: TrialContext, searcher: ArmSearcher, fo
             storage_path=str(folder),
             failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[lost],
             verbose=0,
         ),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -117,6 +118,24 @@ class ArmSearcher(Searcher):
 
     def _changed(self) -> None:
         self._on_change(snapshot(self._studies, self._trials, self._scored))
+
+
+class LostWorkers(Callback):
+    """Says when a trial's worker was lost and the trial is started again.
+
+    Args:
+        warn: Takes what is said.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """See `Callback.on_trial_recover`."""
+        self._warn(f"{trial.config['proposal'].key}: its worker was lost; it goes on from its last checkpoint")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as for `ArmSearcher`
 
 
 def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snapshot:

@@ -148,6 +148,8 @@ def test_a_worker_that_is_killed_costs_time_alone(rig, quiet, name):
     os.kill(victim(rig, name, trials=3), signal.SIGKILL)
     status, said = driver.end()
     assert (status, said) == (0, "")
+    warned = [line for line in driver.seen if "its worker was lost" in line]
+    assert len(warned) == (2 if name == "ray::TrialTrainable" else 0)
     require_whole(rig)
     assert numbers(rig) == numbers(quiet)
 

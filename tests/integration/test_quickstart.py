@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from small_sweep import ARMS, Demo, environment
+from small_sweep import ARMS, Demo
 
 import alignray as ar
 from alignray.configuration import from_plain, to_plain
@@ -187,18 +180,6 @@ def test_compare_prints_the_same_table(demo: Demo) -> None:
     assert page.read_text() == (demo.folder / "report.html").read_text()
 
 
-def test_resume_of_a_finished_sweep_repeats_nothing(demo: Demo, runs: dict[str, Any]) -> None:
-    before = {name: (demo.folder / name).read_bytes() for name in ("optuna.journal", "comparison.csv")}
-    looks = json.loads((demo.folder / "manifest.json").read_text())["holdout_looks"]
-    done = demo.alignray("resume", "first")
-    assert done.returncode == 0, done.stderr
-    assert {name: (demo.folder / name).read_bytes() for name in before} == before
-    assert json.loads((demo.folder / "manifest.json").read_text())["holdout_looks"] == looks
-    run = runs["aligned-0"]
-    steps = [step for step, _ in history(demo, run, "train/loss")]
-    assert steps == sorted(set(steps))
-
-
 def test_result_from_python(demo: Demo) -> None:
     result = open_result("first", storage=demo.home / "runs")
     assert len(result.trials) == 12
@@ -206,38 +187,6 @@ def test_result_from_python(demo: Demo) -> None:
     pd.testing.assert_frame_equal(
         result.comparison, pd.read_csv(demo.folder / "comparison.csv"), check_dtype=False, rtol=1e-12
     )
-
-
-def test_ui_answers_on_loopback_and_stops(demo: Demo) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "alignray", "ui", "first", "--no-open", "--port", str(port)],
-        cwd=demo.home,
-        env={**environment(), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        assert f"http://127.0.0.1:{port}/#/experiments/" in line
-        assert "alignray.sweep" in line
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
-            assert answer.status == 200
-    finally:
-        server.send_signal(signal.SIGINT)
-        status = server.wait(timeout=30)
-        server.stdout.close()
-    assert status == 0
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the MLflow server is still there")
 
 
 def test_doctor_finds_nothing_wrong(demo: Demo) -> None:

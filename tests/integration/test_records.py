@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -177,9 +180,14 @@ def test_mlflow_has_confirmed_everything(demo):
     assert int((spool / "confirmed").read_text()) == (spool / "events.jsonl").stat().st_size
 
 
-def test_going_on_with_a_finished_sweep_leaves_mlflow_and_the_models_as_they_are(demo):
+def test_going_on_with_a_finished_sweep_repeats_nothing(demo):
+    """No trial, no final model, no look at the holdout, no step: only the page and the parent's end are new."""
+
     def files():
-        return {path: path.stat().st_mtime_ns for path in (demo.folder / "final").rglob("*") if path.is_file()}
+        kept = [path for path in (demo.folder / "final").rglob("*") if path.is_file()]
+        times = {path: path.stat().st_mtime_ns for path in kept}
+        looks = json.loads((demo.folder / "manifest.json").read_text())["holdout_looks"]
+        return times, looks, *((demo.folder / name).read_bytes() for name in ("optuna.journal", "comparison.csv"))
 
     def settled():
         return {
@@ -209,8 +217,16 @@ def processes_with(mark):
     return found
 
 
+def addresses_listening_on(port):
+    """The local addresses, as the kernel writes them, of the sockets that listen on a port."""
+    files = [file for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if file.exists()]
+    sockets = [line.split() for file in files for line in file.read_text().splitlines()[1:]]
+    local = [fields[1].split(":") for fields in sockets if fields[3] == "0A"]
+    return {address for address, at in local if int(at, 16) == port}
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=lambda stop: stop.name)
-def test_the_ui_leaves_no_process(demo, stop):
+def test_the_ui_answers_on_loopback_alone_and_leaves_no_process(demo, stop):
     mark = f"{stop.name}-{os.getpid()}-{time.monotonic_ns()}"
     process = subprocess.Popen(
         [sys.executable, "-m", "alignray", "ui", "first", "--no-open"],
@@ -220,8 +236,12 @@ def test_the_ui_leaves_no_process(demo, stop):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline().startswith("MLflow UI: http://127.0.0.1:")
+    told = re.fullmatch(r"MLflow UI: (http://127\.0\.0\.1:(\d+)/)#/experiments/\d+/\S+\n", process.stdout.readline())
+    assert "alignray.sweep" in unquote(told[0])
     assert process.stdout.readline() == "Ctrl-C stops it.\n"
+    with urllib.request.urlopen(told[1], timeout=30) as answer:
+        assert answer.status == 200
+    assert addresses_listening_on(int(told[2])) == {"0100007F"}
     assert len(processes_with(mark)) > 1
     process.send_signal(stop)
     out, err = process.communicate(timeout=30)

@@ -1,13 +1,14 @@
 import math
 import pickle
 import random
+from types import SimpleNamespace
 
 import cloudpickle
 import pytest
 from ray.tune.search import Searcher
 
-from alignray.search import Float, SearchConfig, Space, open_studies
-from alignray.sweep.searcher import ArmSearcher
+from alignray.search import Float, Proposal, SearchConfig, Space, open_studies
+from alignray.sweep.searcher import ArmSearcher, LostWorkers
 
 ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 
@@ -211,6 +212,15 @@ def test_it_has_nothing_to_save(sweep, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
     for pickler in (pickle, cloudpickle):
         assert vars(pickle.loads(pickler.dumps(sweep.searcher))) == {}
+
+
+def test_a_lost_worker_is_told_of_in_one_line():
+    said = []
+    lost = LostWorkers(said.append)
+    lost.on_trial_recover(3, [], SimpleNamespace(config={"proposal": Proposal("mse", 4, {})}))
+    (line,) = said
+    assert line.startswith("mse-4: its worker was lost")
+    assert vars(pickle.loads(cloudpickle.dumps(lost))) == {}
 
 
 @pytest.mark.parametrize(("direction", "best"), [(1, 0.4), (-1, 0.1)])
