@@ -213,6 +213,20 @@ def test_metrics_are_written_in_few_requests_within_the_limits(store, monkeypatc
     assert held["metrics"]["metric/24"][-1] == (100, 100, "100.24")
 
 
+def test_a_run_ends_after_its_metrics_were_written(store, monkeypatch):
+    held = []
+    set_terminated = MlflowClient.set_terminated
+
+    def look_first(self, run_id, *args, **kwargs):
+        held.append([m.step for m in self.get_metric_history(run_id, "x")])
+        set_terminated(self, run_id, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", look_first)
+    metrics = [RunMetrics(key="mse-0", step=step, values={"x": 1.0}) for step in (1, 2)]
+    writer(store).write([RunStart(key="mse-0"), *metrics, RunEnd(key="mse-0", status="FINISHED")])
+    assert held == [[1, 2]]
+
+
 def test_metrics_of_several_runs_do_not_mix(store):
     interleaved = [
         RunMetrics(key=f"mse-{run}", step=step, values={"x": run + step / 10}, time_ms=step)
