@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alignray import metrics
-    from alignray.costs import Cost, FactorPenalty, Quadratic, SoftL1
+    from alignray.costs import (
+        Box,
+        Cost,
+        CvxpyTerm,
+        FactorNeutral,
+        FactorPenalty,
+        Factors,
+        Quadratic,
+        SeparableTerm,
+        SoftL1,
+        SumNeutral,
+        Turnover,
+    )
     from alignray.data import Panel, datasets, open_shards, walk_forward, write_shards
     from alignray.launch import SweepResult, resume_sweep, run_sweep
     from alignray.models import ModelConfig
@@ -30,11 +42,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Box": "alignray.costs",
     "Choice": "alignray.search",
     "Cost": "alignray.costs",
+    "CvxpyTerm": "alignray.costs",
     "DataConfig": "alignray.sweep",
     "datasets": "alignray.data.datasets",
+    "FactorNeutral": "alignray.costs",
     "FactorPenalty": "alignray.costs",
+    "Factors": "alignray.costs",
     "Float": "alignray.search",
     "HoldoutConfig": "alignray.sweep",
     "Int": "alignray.search",
@@ -53,7 +69,10 @@ _EXPORTS = {
     "SchedulerConfig": "alignray.sweep",
     "ScoringConfig": "alignray.trial",
     "SearchConfig": "alignray.search",
+    "SeparableTerm": "alignray.costs",
     "SoftL1": "alignray.costs",
+    "SumNeutral": "alignray.costs",
+    "Turnover": "alignray.costs",
     "Solution": "alignray.solver",
     "SolverConfig": "alignray.trial",
     "SolverLayer": "alignray.solver",
@@ -68,10 +87,14 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "Box",
     "Choice",
     "Cost",
+    "CvxpyTerm",
     "DataConfig",
+    "FactorNeutral",
     "FactorPenalty",
+    "Factors",
     "Float",
     "HoldoutConfig",
     "Int",
@@ -83,16 +106,19 @@ __all__ = [
     "SchedulerConfig",
     "ScoringConfig",
     "SearchConfig",
+    "SeparableTerm",
     "SoftL1",
     "Solution",
     "SolverConfig",
     "SolverLayer",
     "Space",
     "SplitConfig",
+    "SumNeutral",
     "SweepConfig",
     "SweepResult",
     "TrainingConfig",
     "TrialConfig",
+    "Turnover",
     "datasets",
     "metrics",
     "objective",

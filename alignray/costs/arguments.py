@@ -7,10 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
 
 
-def batch_shape(F: Tensor | None, mask: Tensor | None, **vectors: Tensor) -> torch.Size:
+def batch_shape(F: Tensor | Factors | None, mask: Tensor | None, **vectors: Tensor) -> torch.Size:
     """Check that the tensors of a batch fit one another, and find the shape of the batch.
 
     Args:
@@ -25,11 +26,12 @@ def batch_shape(F: Tensor | None, mask: Tensor | None, **vectors: Tensor) -> tor
     Raises:
         InvalidArgumentError: One is no tensor, or its shape, type or device does not fit.
     """
-    given = {name: value for name, value in {**vectors, "F": F, "mask": mask}.items() if value is not None}
+    named = {**vectors, "F": F, "mask": mask}
+    given: dict[str, Tensor | Factors] = {name: value for name, value in named.items() if value is not None}
     for name, value in given.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor | Factors):
             raise InvalidArgumentError(f"{name}: expected a tensor, got {type(value).__name__}")
-    first, leader = next(iter(given.items()))
+    first, leader = next(iter(vectors.items()))
     if leader.dim() < 1 or leader.shape[-1] < 1:
         raise InvalidArgumentError(f"{first}: expected shape [..., n] with at least one row, got {list(leader.shape)}")
     n, batches = leader.shape[-1], []

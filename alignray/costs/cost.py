@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from alignray.costs.arguments import batch_shape
-from alignray.costs.terms import TERMS, FactorPenalty, SeparableTerm, Strength, Term, over_rows
+from alignray.costs.factors import Factors
+from alignray.costs.term import Decision, SeparableTerm, Strength, Term
+from alignray.costs.terms import TERMS, Box, FactorNeutral, FactorPenalty, SumNeutral
 from alignray.errors import ConfigurationError, CostError
 from alignray.types import Plain
 
@@ -47,13 +49,20 @@ class Cost:
     def __add__(self, other: Term | Cost) -> Cost:
         return Cost(self.terms + Cost.of(other).terms)
 
-    def __call__(self, x: Tensor, F: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """C(x).
+    def __call__(
+        self,
+        x: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        """C(x), infinite where a constraint does not hold: by more than 1e-6 of the decision's and the factors' size.
 
         Args:
             x: Decisions ``[..., n]``.
             F: Factors ``[..., n, k]``; needed by a cost with a factor term.
             mask: Rows that exist ``[..., n]``; the others cost nothing.
+            previous: The decision before this one ``[..., n]``, for `Turnover`; None for nothing held.
 
         Returns:
             The cost of each era, ``[...]``.
@@ -61,12 +70,39 @@ class Cost:
         Raises:
             InvalidArgumentError: A shape or device does not fit, or F is missing.
         """
-        batch_shape(F, mask, x=x)
+        return self._evaluate(x, F, mask, previous, constrained=True)
+
+    def finite_part(
+        self,
+        x: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        """C(x) for a decision that is known to meet the constraints, which are not looked at; see `__call__`."""
+        return self._evaluate(x, F, mask, previous, constrained=False)
+
+    def _evaluate(
+        self, x: Tensor, F: Tensor | Factors | None, mask: Tensor | None, previous: Tensor | None, *, constrained: bool
+    ) -> Tensor:
+        given = {"x": x} if previous is None else {"x": x, "previous": previous}
+        batch_shape(F, mask, **given)
+        factors = None if F is None or not self.uses_factors else Factors.of(F).finite(mask)
         if mask is not None:
             x = torch.where(mask, x, 0.0)
-            F = None if F is None else torch.where(mask.unsqueeze(-1), F, 0.0)
-        z = None if F is None or not self.uses_factors else exposures(F.to(x.dtype), x)
-        return torch.stack(torch.broadcast_tensors(*(term.value(x, z) for term in self.terms))).sum(0)
+            previous = None if previous is None else torch.where(mask, previous, 0.0)
+        decision = Decision(x, None if factors is None else factors.exposures(x), previous)
+        values = [term.value(decision) for term in self.terms]
+        total = torch.stack(torch.broadcast_tensors(*values)).sum(0)
+        violations = [(term, term.violation(decision)) for term in self.terms] if constrained else []
+        slack = (1e-6 if x.dtype == torch.float64 else 1e-3) * x.detach().norm(dim=-1).clamp(min=1)
+        for term, violation in violations:
+            if violation is None:
+                continue
+            if term.reads_factors and factors is not None and factors.shape[-1]:
+                violation = violation / factors.column_norms(mask, x.dtype).amax(-1).clamp(min=1)
+            total = torch.where(violation > slack, torch.inf, total)
+        return total
 
     @property
     def named_terms(self) -> dict[str, Term]:
@@ -80,7 +116,17 @@ class Cost:
     @property
     def strengths(self) -> dict[str, Strength]:
         """The tunable numbers, by their dotted names."""
-        return {f"{name}.strength": term.strength for name, term in self.named_terms.items()}
+        named = self.named_terms.items()
+        return {f"{name}.{field}": getattr(term, field) for name, term in named for field in term.tunable}
+
+    def with_strengths(self, change: Callable[[Tensor], Strength]) -> Cost:
+        """The same cost with every tunable number that is a tensor changed; the new ones are checked again."""
+
+        def changed(term: Term) -> Term:
+            tensors = {f: getattr(term, f) for f in term.tunable if isinstance(getattr(term, f), Tensor)}
+            return replace(term, **{field: change(value) for field, value in tensors.items()}) if tensors else term
+
+        return Cost(tuple(changed(term) for term in self.terms))
 
     @property
     def separable(self) -> tuple[SeparableTerm, ...]:
@@ -90,22 +136,36 @@ class Cost:
     @property
     def uses_factors(self) -> bool:
         """Whether the cost reads F."""
-        return any(isinstance(term, FactorPenalty) for term in self.terms)
+        return any(term.reads_factors for term in self.terms)
+
+    @property
+    def uses_previous(self) -> bool:
+        """Whether the cost reads the previous decision."""
+        return any(term.reads_previous for term in self.terms)
 
     @property
     def factor_strength(self) -> Strength:
         """λ: the sum of the strengths of the factor penalties."""
         return sum((term.strength for term in self.terms if isinstance(term, FactorPenalty)), start=0.0)
 
-    def gradient(self, x: Tensor, F: Tensor | None) -> Tensor:
-        """∇C(x) ``[..., n]``; at a kink, the subgradient of least magnitude. Differentiable in the strengths."""
-        total = torch.zeros_like(x)
-        for term in self.separable:
-            slope = term.slope(x) + term.kink * torch.sign(x)
-            total = total + over_rows(term.strength) * slope
-        if self.uses_factors and F is not None:
-            total = total + over_rows(self.factor_strength) * loadings(F, exposures(F, x))
-        return total
+    @property
+    def factor_neutral(self) -> bool:
+        """Whether ``Fᵀx = 0`` is asked for."""
+        return any(isinstance(term, FactorNeutral) for term in self.terms)
+
+    @property
+    def sum_neutral(self) -> bool:
+        """Whether ``1ᵀx = 0`` is asked for."""
+        return any(isinstance(term, SumNeutral) for term in self.terms)
+
+    @property
+    def bound(self) -> Strength | None:
+        """The tightest bound of the boxes, or None."""
+        bounds = [term.bound for term in self.terms if isinstance(term, Box)]
+        tightest: Strength | None = bounds[0] if bounds else None
+        for bound in bounds[1:]:
+            tightest = torch.minimum(torch.as_tensor(tightest), torch.as_tensor(bound))
+        return tightest
 
     def require_strong_convexity(self) -> None:
         """Check that the decision is unique.
@@ -113,6 +173,8 @@ class Cost:
         Raises:
             CostError: No term bends everywhere.
         """
+        if any(term.strongly_convex for term in self.terms):
+            return
         moduli = [
             torch.as_tensor(term.strength, dtype=torch.float64).detach() * term.modulus for term in self.separable
         ]
@@ -123,7 +185,14 @@ class Cost:
             )
 
     def to_plain(self) -> dict[str, Plain]:
-        """The terms as plain data: ``{"soft_l1": {"strength": 0.15, "width": 0.05}, …}``."""
+        """The terms as plain data: ``{"soft_l1": {"strength": 0.15, "width": 0.05}, …}``.
+
+        Raises:
+            ConfigurationError: A term is not in ``TERMS``, or holds a tensor.
+        """
+        unknown = [term.name for term in self.terms if TERMS.get(term.name) is not type(term)]
+        if unknown:
+            raise ConfigurationError(f"cost: expected terms of TERMS in a configuration, got {', '.join(unknown)}")
         return {
             name: {field.name: _plain_number(getattr(term, field.name)) for field in fields(term)}
             for name, term in self.named_terms.items()
@@ -141,20 +210,6 @@ class Cost:
         return cls(tuple(_term_from_plain(name, parameters) for name, parameters in plain.items()))
 
 
-def exposures(F: Tensor, x: Tensor) -> Tensor:
-    """Fᵀx ``[..., k]`` for ``F [..., n, k]`` and ``x [..., n]``; leading axes that F lacks are shared, not copied."""
-    if F.dim() - 1 >= x.dim():
-        return (x.unsqueeze(-2) @ F).squeeze(-2)
-    lead = x.dim() + 1 - F.dim()
-    shared = torch.einsum("...nk,r...n->r...k", F, x.flatten(0, lead - 1))
-    return shared.reshape(*x.shape[:lead], *shared.shape[1:])
-
-
-def loadings(F: Tensor, z: Tensor) -> Tensor:
-    """Fz ``[..., n]`` for ``F [..., n, k]`` and ``z [..., k]``; leading axes that F lacks are shared, not copied."""
-    return exposures(F.mT, z)
-
-
 def _plain_number(value: Strength) -> float:
     if isinstance(value, Tensor):
         raise ConfigurationError(
@@ -170,7 +225,7 @@ def _term_from_plain(name: str, parameters: Plain) -> Term:
         raise ConfigurationError(f"cost.{name}: no such term; expected one of {', '.join(TERMS)}")
     known = [field.name for field in fields(kind)]
     if not isinstance(parameters, Mapping) or not set(parameters) <= set(known):
-        raise ConfigurationError(f"cost.{name}: expected {', '.join(known)}, got {parameters!r}")
+        raise ConfigurationError(f"cost.{name}: expected {', '.join(known) or 'nothing'}, got {parameters!r}")
     for key, value in parameters.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigurationError(f"cost.{name}.{key}: expected a number, got {value!r}")

@@ -1,95 +1,19 @@
 """The terms a cost is made of.
 
-A term is one class: its value, what the native solver needs of it, and its CVXPY expression. A row in ``TERMS`` makes
-it known to configurations and brings it under the tests of every term.
+A term is one class; a row in ``TERMS`` makes it known to configurations and brings it under the tests of every term.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from alignray.costs.term import CvxpyDecision, Decision, SeparableTerm, Strength, Term, is_number
 from alignray.errors import CostError
-
-if TYPE_CHECKING:
-    from alignray.costs.cost import Cost
-
-Strength: TypeAlias = "float | Tensor"
-"""A number, or a tensor that broadcasts to the batch shape ``[...]`` (one strength a member, say)."""
-
-
-def over_rows(strength: Strength) -> Strength:
-    """A strength of shape ``[...]``, ready to multiply rows ``[..., n]``."""
-    return strength.unsqueeze(-1) if isinstance(strength, Tensor) else strength
-
-
-@dataclass(frozen=True, slots=True)
-class Term(ABC):
-    """One convex term of a cost, ``strength`` times a function of the decision.
-
-    Attributes:
-        strength: What the term is multiplied with; at least 0.
-
-    Raises:
-        CostError: The strength is negative or not finite.
-    """
-
-    strength: Strength
-    name: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        _require_strength(self.name, self.strength)
-
-    def __add__(self, other: Term | Cost) -> Cost:
-        from alignray.costs.cost import Cost
-
-        return Cost((self,)) + other
-
-    @abstractmethod
-    def value(self, x: Tensor, z: Tensor | None) -> Tensor:
-        """The term at the decisions ``x [..., n]`` with exposures ``z = Fᵀx [..., k]``; shape ``[...]``."""
-
-    @abstractmethod
-    def cvxpy(self, x: Any, z: Any, strength: Any) -> Any:
-        """The term as a CVXPY expression of the variables ``x (n,)`` and ``z (k,)`` and the parameter ``strength``."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeparableTerm(Term):
-    """A term ``strength · Σᵢ φ(xᵢ)``, φ even and convex, smooth away from a possible kink at 0.
-
-    The native solver works with φ alone: its slope, its curvature, and the height of its kink.
-    """
-
-    modulus: ClassVar[float] = 0.0
-    """The strong convexity of φ: φ − ½ · modulus · x² is convex."""
-
-    @property
-    def kink(self) -> float:
-        """Half the jump of φ' at 0: 0 where φ is smooth, 1 for ``|x|``."""
-        return 0.0
-
-    @abstractmethod
-    def phi(self, x: Tensor) -> Tensor:
-        """φ(x), elementwise."""
-
-    @abstractmethod
-    def slope(self, x: Tensor) -> Tensor:
-        """φ'(x) elementwise, without the kink's own ``kink · sign(x)``."""
-
-    @abstractmethod
-    def curvature(self, x: Tensor) -> Tensor:
-        """φ''(x) elementwise; at a kink, that of the smooth part."""
-
-    def value(self, x: Tensor, z: Tensor | None) -> Tensor:  # noqa: ARG002
-        """See `Term.value`."""
-        return self.strength * self.phi(x).sum(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +22,11 @@ class Quadratic(SeparableTerm):
 
     name: ClassVar[str] = "quadratic"
     modulus: ClassVar[float] = 1.0
+
+    @property
+    def linear_slope(self) -> bool:
+        """True."""
+        return True
 
     def phi(self, x: Tensor) -> Tensor:
         """½ x²."""
@@ -111,11 +40,11 @@ class Quadratic(SeparableTerm):
         """1."""
         return torch.ones_like(x)
 
-    def cvxpy(self, x: Any, z: Any, strength: Any) -> Any:  # noqa: ARG002
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:
         """See `Term.cvxpy`."""
         import cvxpy as cp
 
-        return strength * cp.sum_squares(x) / 2
+        return tunable[0] * cp.sum_squares(decision.x) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +63,19 @@ class SoftL1(SeparableTerm):
     name: ClassVar[str] = "soft_l1"
 
     def __post_init__(self) -> None:
-        _require_strength(self.name, self.strength)
-        if not (_is_number(self.width) and math.isfinite(self.width) and self.width >= 0):
+        SeparableTerm.__post_init__(self)
+        if not (is_number(self.width) and math.isfinite(self.width) and self.width >= 0):
             raise CostError(f"width of {self.name}: expected a finite number of at least 0, got {self.width!r}")
 
     @property
     def kink(self) -> float:
         """1 where the width is 0."""
         return 0.0 if self.width else 1.0
+
+    @property
+    def linear_slope(self) -> bool:
+        """Where the width is 0: the kink is all there is."""
+        return not self.width
 
     def phi(self, x: Tensor) -> Tensor:
         """√(x² + w²) − w, written so that nothing cancels near 0."""
@@ -160,47 +94,158 @@ class SoftL1(SeparableTerm):
     def _radius(self, x: Tensor) -> Tensor:
         return (x.square() + self.width**2).sqrt()
 
-    def cvxpy(self, x: Any, z: Any, strength: Any) -> Any:  # noqa: ARG002
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:
         """See `Term.cvxpy`."""
+        return tunable[0] * self._rounded(decision.x)
+
+    def _rounded(self, x: Any) -> Any:
         import cvxpy as cp
         import numpy as np
 
         if self.width == 0:
-            return strength * cp.norm1(x)
+            return cp.norm1(x)
         rounded = cp.norm(cp.vstack([x, np.full(x.shape, self.width)]), 2, axis=0)
-        return strength * (cp.sum(rounded) - self.width * x.size)
+        return cp.sum(rounded) - self.width * x.size
+
+
+@dataclass(frozen=True, slots=True)
+class Turnover(SoftL1):
+    """``strength · Σ (√((x − previous)² + width²) − width)``: what it costs to move away from the previous decision.
+
+    The previous decision is given to the layer, as ``previous=``; without one it is 0, nothing held.
+
+    Attributes:
+        strength: The price of one unit of trade, in the unit of the prediction.
+        width: As of `SoftL1`.
+    """
+
+    name: ClassVar[str] = "turnover"
+    reads_previous: ClassVar[bool] = True
+
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:
+        """See `Term.cvxpy`."""
+        return tunable[0] * self._rounded(decision.x - decision.previous)
 
 
 @dataclass(frozen=True, slots=True)
 class FactorPenalty(Term):
-    """``½ · strength · ‖Fᵀx‖²``: the price of exposure to the factors."""
+    """``½ · strength · ‖Fᵀx‖²``: the price of exposure to the factors.
 
+    Attributes:
+        strength: λ; at least 0.
+
+    Raises:
+        CostError: The strength is negative or not finite.
+    """
+
+    strength: Strength
     name: ClassVar[str] = "factor_penalty"
+    reads_factors: ClassVar[bool] = True
+    tunable: ClassVar[tuple[str, ...]] = ("strength",)
 
-    def value(self, x: Tensor, z: Tensor | None) -> Tensor:  # noqa: ARG002
+    def value(self, decision: Decision) -> Tensor:
         """See `Term.value`."""
-        if z is None:
-            raise CostError("F: expected the factors [..., n, k], since the cost has a factor_penalty; got None")
-        return 0.5 * self.strength * z.square().sum(-1)
+        return 0.5 * self.strength * _exposures(self, decision).square().sum(-1)
 
-    def cvxpy(self, x: Any, z: Any, strength: Any) -> Any:  # noqa: ARG002
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:
         """See `Term.cvxpy`."""
         import cvxpy as cp
 
-        return strength * cp.sum_squares(z) / 2
+        return tunable[0] * cp.sum_squares(decision.exposures) / 2
 
 
-TERMS: dict[str, type[Term]] = {term.name: term for term in (Quadratic, SoftL1, FactorPenalty)}
+@dataclass(frozen=True, slots=True)
+class FactorNeutral(Term):
+    """``Fᵀx = 0``: no exposure to any factor, whatever their rank."""
+
+    name: ClassVar[str] = "factor_neutral"
+    reads_factors: ClassVar[bool] = True
+
+    def value(self, decision: Decision) -> Tensor:
+        """0; see `Term.value`."""
+        _exposures(self, decision)
+        return decision.x.new_zeros(decision.x.shape[:-1])
+
+    def violation(self, decision: Decision) -> Tensor | None:
+        """The largest exposure."""
+        exposures = _exposures(self, decision)
+        return exposures.abs().amax(-1) if exposures.shape[-1] else exposures.sum(-1)
+
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:  # noqa: ARG002
+        """0; see `Term.cvxpy`."""
+        return 0.0
+
+    def cvxpy_constraints(self, decision: CvxpyDecision, *tunable: Any) -> list[Any]:  # noqa: ARG002
+        """See `Term.cvxpy_constraints`."""
+        return [decision.exposures == 0]
+
+
+@dataclass(frozen=True, slots=True)
+class SumNeutral(Term):
+    """``1ᵀx = 0``: as much long as short."""
+
+    name: ClassVar[str] = "sum_neutral"
+
+    def value(self, decision: Decision) -> Tensor:
+        """0; see `Term.value`."""
+        return decision.x.new_zeros(decision.x.shape[:-1])
+
+    def violation(self, decision: Decision) -> Tensor | None:
+        """The net position."""
+        return decision.x.sum(-1).abs()
+
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:  # noqa: ARG002
+        """0; see `Term.cvxpy`."""
+        return 0.0
+
+    def cvxpy_constraints(self, decision: CvxpyDecision, *tunable: Any) -> list[Any]:  # noqa: ARG002
+        """See `Term.cvxpy_constraints`."""
+        import cvxpy as cp
+
+        return [cp.sum(decision.x) == 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Box(Term):
+    """``|xᵢ| ≤ bound``: no position above a bound.
+
+    Attributes:
+        bound: At least 0, in the unit of the decision; a number, or a tensor of the batch shape.
+
+    Raises:
+        CostError: The bound is negative or not finite.
+    """
+
+    bound: Strength
+    name: ClassVar[str] = "box"
+    tunable: ClassVar[tuple[str, ...]] = ("bound",)
+
+    def value(self, decision: Decision) -> Tensor:
+        """0; see `Term.value`."""
+        return decision.x.new_zeros(decision.x.shape[:-1])
+
+    def violation(self, decision: Decision) -> Tensor | None:
+        """How far the largest position is beyond the bound."""
+        return (decision.x.abs().amax(-1) - self.bound).clamp(min=0)
+
+    def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:  # noqa: ARG002
+        """0; see `Term.cvxpy`."""
+        return 0.0
+
+    def cvxpy_constraints(self, decision: CvxpyDecision, *tunable: Any) -> list[Any]:
+        """See `Term.cvxpy_constraints`."""
+        import cvxpy as cp
+
+        return [cp.abs(decision.x) <= tunable[0]]
+
+
+def _exposures(term: Term, decision: Decision) -> Tensor:
+    if decision.exposures is None:
+        raise CostError(f"F: expected the factors [..., n, k], since the cost has a {term.name}; got None")
+    return decision.exposures
+
+
+TERMS: dict[str, type[Term]] = {
+    term.name: term for term in (Quadratic, SoftL1, FactorPenalty, FactorNeutral, SumNeutral, Box, Turnover)
+}
 """Every term, by the name that configurations use."""
-
-
-def _require_strength(name: str, strength: Strength) -> None:
-    if not isinstance(strength, Tensor) and not _is_number(strength):
-        raise CostError(f"strength of {name}: expected a number or a tensor, got {strength!r}")
-    values = torch.as_tensor(strength, dtype=torch.float64).detach()
-    if not bool((torch.isfinite(values) & (values >= 0)).all()):
-        raise CostError(f"strength of {name}: expected finite numbers of at least 0, got {strength}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

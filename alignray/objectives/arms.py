@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from alignray.costs.arguments import batch_shape
+from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
 from alignray.solver import Solution, SolverLayer
 
@@ -41,13 +42,25 @@ class Objective(ABC):
     def __init__(self, layer: SolverLayer) -> None:
         self.layer = layer
 
-    def __call__(self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
         """The loss of each era, ``[...]``; see `evaluate`."""
-        return self.evaluate(p, y, F, mask)[0]
+        return self.evaluate(p, y, F, mask, previous)[0]
 
     @abstractmethod
     def evaluate(
-        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """The loss, and the solve behind it.
 
@@ -56,6 +69,7 @@ class Objective(ABC):
             y: Targets ``[..., n]``; their batch axes may be fewer than those of p.
             F: Factors ``[..., n, k]``, or None.
             mask: Rows that count ``[..., n]``, or None for all.
+            previous: The previous decision ``[..., n]``, for a cost with `Turnover`; None for nothing held.
 
         Returns:
             The loss of each era ``[...]``, and the solution at p (None where the objective needs none).
@@ -71,13 +85,21 @@ class Aligned(Objective):
     name: ClassVar[str] = "aligned"
 
     def evaluate(
-        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask)
-        solution = self.layer(p, F, mask)
+        y = _targets(p, y, F, mask, previous)
+        solution = self.layer(p, F, mask, previous=previous)
+        if _rests_are_learned(self.layer, previous):
+            q = solution.q
+            return self.layer.cost.finite_part(q, F, mask, previous) - (y * q).sum(-1), solution
         q = solution.q.detach()
-        value = self.layer.cost(q, F, mask) - (y * q).sum(-1)
+        value = self.layer.cost.finite_part(q, F, mask, previous) - (y * q).sum(-1)
         # The last term is 0 and carries the derivative J(p − y): at the optimum ∇C(q) is p, whatever the kinks.
         error = (_known(p, mask) - y).detach()
         return value + (error * (solution.q - q)).sum(-1), solution
@@ -89,11 +111,16 @@ class Misaligned(Objective):
     name: ClassVar[str] = "misaligned"
 
     def evaluate(
-        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask)
-        solution = self.layer(p, F, mask)
+        y = _targets(p, y, F, mask, previous)
+        solution = self.layer(p, F, mask, previous=previous)
         return -(y * solution.q).sum(-1), solution
 
 
@@ -103,17 +130,22 @@ class FenchelYoung(Objective):
     name: ClassVar[str] = "fenchel_young"
 
     def evaluate(
-        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask)
-        with torch.no_grad():
-            solution = self.layer(p, F, mask)
+        y = _targets(p, y, F, mask, previous)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and _rests_are_learned(self.layer, previous)):
+            solution = self.layer(p, F, mask, previous=previous)
         # By the envelope theorem ∇C*(p) is q(p), so q is held; q(y) moves with the strengths alone.
-        best = self.layer(y, F, mask).q
-        p, cost = _known(p, mask), self.layer.cost
-        conjugate = (p * solution.q).sum(-1) - cost(solution.q, F, mask)
-        return conjugate - (p * best).sum(-1) + cost(best, F, mask), solution
+        best = self.layer(y, F, mask, previous=previous).q
+        p, cost = _known(p, mask), self.layer.cost.finite_part
+        conjugate = (p * solution.q).sum(-1) - cost(solution.q, F, mask, previous)
+        return conjugate - (p * best).sum(-1) + cost(best, F, mask, previous), solution
 
 
 class Mse(Objective):
@@ -125,11 +157,12 @@ class Mse(Objective):
         self,
         p: Tensor,
         y: Tensor,
-        F: Tensor | None = None,
+        F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask)
+        y = _targets(p, y, F, mask, previous)
         p = _known(p, mask)
         _require_finite("p", p)
         return 0.5 * (p - y).square().sum(-1), None
@@ -150,7 +183,14 @@ def objective(name: str, layer: SolverLayer) -> Objective:
     return OBJECTIVES[name](layer)
 
 
-def regret(layer: SolverLayer, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def regret(
+    layer: SolverLayer,
+    p: Tensor,
+    y: Tensor,
+    F: Tensor | Factors | None = None,
+    mask: Tensor | None = None,
+    previous: Tensor | None = None,
+) -> Tensor:
     """What the decision of p loses against the decision of y, in the solver's own terms; at least 0.
 
     ``aligned(p) − aligned(y) = D_C(q(p), q(y))``, the Bregman divergence of C.
@@ -161,6 +201,7 @@ def regret(layer: SolverLayer, p: Tensor, y: Tensor, F: Tensor | None = None, ma
         y: Targets ``[..., n]``; their batch axes may be fewer than those of p.
         F: Factors ``[..., n, k]``, or None.
         mask: Rows that count ``[..., n]``, or None for all.
+        previous: The previous decision ``[..., n]``, for a cost with `Turnover`; None for nothing held.
 
     Returns:
         The regret of each era, ``[...]``.
@@ -168,18 +209,26 @@ def regret(layer: SolverLayer, p: Tensor, y: Tensor, F: Tensor | None = None, ma
     Raises:
         InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
     """
-    y, aligned = _targets(p, y, F, mask), Aligned(layer)
-    found = aligned(p, y, F, mask) - aligned(y.to(p.dtype), y, F, mask)
+    y, aligned = _targets(p, y, F, mask, previous), Aligned(layer)
+    found = aligned(p, y, F, mask, previous) - aligned(y.to(p.dtype), y, F, mask, previous)
     # What lies below 0 is rounding; the derivative is not touched.
     return found + (found.clamp(min=0) - found).detach()
 
 
-def _targets(p: Tensor, y: Tensor, F: Tensor | None, mask: Tensor | None) -> Tensor:
+def _targets(p: Tensor, y: Tensor, F: Tensor | Factors | None, mask: Tensor | None, previous: Tensor | None) -> Tensor:
     """The targets, once they fit; 0 on the rows that do not count."""
-    batch_shape(F, mask, p=p, y=y)
+    held = {} if previous is None else {"previous": previous}
+    batch_shape(F, mask, p=p, y=y, **held)
     y = _known(y, mask)
     _require_finite("y", y)
     return y
+
+
+def _rests_are_learned(layer: SolverLayer, previous: Tensor | None) -> bool:
+    """Whether rows at rest move with what is learned, so that what holds them there is part of the derivative."""
+    bound = layer.cost.bound
+    moving_bound = isinstance(bound, Tensor) and bound.requires_grad
+    return moving_bound or (layer.cost.uses_previous and previous is not None and previous.requires_grad)
 
 
 def _require_finite(name: str, values: Tensor) -> None:

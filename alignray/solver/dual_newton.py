@@ -1,12 +1,15 @@
-"""The native solver: semismooth Newton on the dual of the factor penalty.
+"""The native solver: semismooth Newton on the dual of what couples the rows.
 
-With λ the factor strength and ``ν = √λ Fᵀx``, the problem's dual is to minimise over ν ∈ Rᵏ the convex function
+The columns A are ``√λ F`` (a penalty), or ``F`` and 1 (held at 0); e is 1 for a column with a price, 0 for one held at
+0. The problem's dual is to minimise over ν ∈ Rᶜ the convex function
 
-    D(ν) = Φ*(p − √λ F ν) + ½ ‖ν‖²,      ∇D = ν − √λ Fᵀx(ν),      x(ν) = argmax_x (p − √λ F ν)·x − Φ(x),
+    D(ν) = Φ*(p − Aν) + ½ Σ e ν²,      ∇D = e ν − Aᵀx(ν),      x(ν) = argmax_x (p − Aν)·x − Φ(x),
 
-Φ the separable part. Its generalised Hessian is ``I + λ Fᵀ diag(h) F`` with h = 1/φ''(x), 0 for the rows at rest:
-always at least I, whatever the rank of F, so each step is one Cholesky factorisation of size k. At the solution it also
-gives ``J = ∂q/∂p = diag(h) − λ diag(h) F (I + λ Fᵀ diag(h) F)⁻¹ Fᵀ diag(h)``, which is the Woodbury form of H⁻¹.
+Φ the separable part with its bounds. Its generalised Hessian is ``M = diag(e) + Aᵀ diag(h) A`` with h = 1/φ''(x), 0 for
+the rows at rest: only the rows that move enter. Far from the solution M is solved roughly, by conjugate gradients; once
+the rows that move are the same as a step before, or nearly, by Cholesky on the smaller of c and their number. At the
+solution it also gives ``J = ∂q/∂p = diag(h) − diag(h) A M⁻¹ Aᵀ diag(h)``, the Woodbury form of H⁻¹, and with columns
+held at 0 that of ``Z (ZᵀHZ)⁻¹ Zᵀ``.
 
 Source: the second-order sparsity of Li, Sun and Toh, "A highly efficient semismooth Newton augmented Lagrangian method
 for solving Lasso problems", SIAM J. Optim. 28 (2018), doi:10.1137/16M1097572.
@@ -19,114 +22,201 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignray.costs.cost import Cost, exposures, loadings
-from alignray.costs.terms import over_rows
-from alignray.solver.certificate import kkt_residual
+from alignray.solver.columns import Columns, NewtonMatrix
 from alignray.solver.separable import Separable
 
-_SUFFICIENT_DECREASE = 1e-4  # Armijo's constant
-_MAX_HALVINGS = 40
+_LEAST_SIZE = 96  # a smaller system is factorised in the time of a few conjugate gradient steps
+_STEPS_PER_SIZE = 1 / 16  # a factorisation costs as much as about so many conjugate gradient steps per unknown
+_ROUGH_STEPS = 30  # Newton steps that may be rough
+_ROUGH = 0.1
+_EXACT = 1e-3  # a forcing term below this asks for more than float32 has
+_FLAT = 0.4  # the share of its slope that a line search leaves
+_MAX_TRIALS = 60
+_PATIENCE = 12  # exact steps without gain before an element is given up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DualNewton:
-    """Solves and differentiates one cost on one batch of factors, in float64.
+    """Solves and differentiates one cost on one batch of eras, laid out as ``[R, B, ·]``, in float64.
 
     Attributes:
-        cost: The cost; its strengths broadcast to the batch shape.
-        F: Factors ``[..., n, k]``, or None.
+        separable: The terms that act on each row alone.
+        columns: What couples the rows, or None.
     """
 
-    cost: Cost
-    F: Tensor | None
+    separable: Separable
+    columns: Columns | None
 
     def solve(
         self, p: Tensor, *, tol: float, max_iter: int, start: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, NewtonMatrix | None]:
         """Solve the batch.
 
         Args:
-            p: Predictions ``[..., n]``.
+            p: Predictions ``[R, B, n]``.
             tol: The KKT residual to reach.
             max_iter: Newton steps at most.
-            start: Duals ``[..., k]`` to start from, or None.
+            start: Duals ``[R, B, c]`` to start from, or None.
 
         Returns:
-            ``q [..., n]``, the dual ``[..., k]`` (None without factors), the residual and the Newton steps ``[...]``.
+            ``q [R, B, n]``, the dual ``[R, B, c]`` (None where rows do not meet), the Newton steps ``[R, B]``, and M at
+            q.
         """
-        separable = Separable.of(self.cost)
         iterations = torch.zeros(p.shape[:-1], dtype=torch.int64, device=p.device)
-        if self.F is None or not self.cost.uses_factors:
-            q = separable.argmax(p)
-            return q, None, kkt_residual(self.cost, q, p, self.F), iterations
-        nu = p.new_zeros(*p.shape[:-1], self.F.shape[-1]) if start is None else start
-        q = separable.argmax(p - self._loadings(nu))
-        residual = kkt_residual(self.cost, q, p, self.F)
-        stuck = torch.zeros_like(residual, dtype=torch.bool)
-        for _ in range(max_iter):
-            running = (residual > tol) & ~stuck
-            if not bool(running.any()):
-                break
-            gradient = nu - self._exposures(q)
-            step = torch.where(running.unsqueeze(-1), -self._solve_hessian(q, gradient), 0.0)
-            # Where rounding has spoilt the factorisation there is no step: the element stays finite, and unconverged.
-            stuck = stuck | ~step.isfinite().all(-1)
-            step = torch.where(stuck.unsqueeze(-1), 0.0, step)
-            nu, q = self._search(separable, p, nu, q, step, (gradient * step).sum(-1))
-            residual = torch.where(running, kkt_residual(self.cost, q, p, self.F), residual)
+        columns = self.columns
+        if columns is None:
+            return self.separable.argmax(p), None, iterations, None
+        nu = p.new_zeros(*p.shape[:-1], columns.count) if start is None else start
+        v = p if start is None else p - columns.loadings(nu)
+        x = self.separable.argmax(v)
+        progress = _Progress.begin(columns, p, tol / 2)
+        matrix: NewtonMatrix | None = None
+        while True:
+            h = self.separable.compliance(x)
+            unchanged = matrix is not None and torch.equal(h, matrix.h)
+            following = NewtonMatrix.of(columns, h, x)
+            # Kept with its factor, which may serve the derivative too.
+            if matrix is None or not unchanged or not matrix.on_the_rows_of(following):
+                matrix = following
+            gradient = columns.soft * nu - matrix.exposures(x)
+            running = progress.update(gradient, x)
+            if not bool(running.any()) or progress.steps == max_iter:
+                return x, nu, iterations, matrix
+            step = self._direction(matrix, -gradient, progress, unchanged=unchanged)
+            step, running = progress.accept(step, running)
+            loads = columns.loadings(step)
+            length = self._search(v, x, nu, step, loads)
+            nu = nu + length.unsqueeze(-1) * step
+            v = v - length.unsqueeze(-1) * loads
+            x = self.separable.argmax(v)
             iterations = iterations + running
-        return q, nu, residual, iterations
 
-    def adjoint(self, q: Tensor, g: Tensor) -> Tensor:
-        """``J g`` at the solution q, for g ``[..., n]``; J is symmetric, so this is the adjoint too."""
-        h = Separable.of(self.cost).compliance(q)
-        response = h * g
-        if self.F is None or not self.cost.uses_factors:
-            return response
-        return response - h * self._loadings(self._solve_hessian(q, self._exposures(response)))
+    def adjoint(self, q: Tensor, g: Tensor, matrix: NewtonMatrix | None) -> tuple[Tensor, Tensor]:
+        """How a decision answers to what its rows would do alone.
 
-    def _search(
-        self, separable: Separable, p: Tensor, nu: Tensor, q: Tensor, step: Tensor, slope: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The longest of the steps 1, ½, ¼, … that lowers the dual enough, element by element."""
-        value = self._dual_value(separable, p, nu, q)
-        rounding = 64 * torch.finfo(p.dtype).eps * (1 + value.abs())
-        length = torch.ones_like(value)
-        for _ in range(_MAX_HALVINGS):
-            trial = nu + length.unsqueeze(-1) * step
-            trial_q = separable.argmax(p - self._loadings(trial))
-            descent = self._dual_value(separable, p, trial, trial_q) - value
-            short = (descent > _SUFFICIENT_DECREASE * length * slope + rounding) | ~trial_q.isfinite().all(-1)
-            if not bool(short.any()):
+        Where the rows would move by ``r``, all else held, the decision moves by ``r − diag(h) A M⁻¹ Aᵀr``.
+
+        Args:
+            q: The solution ``[R, B, n]``.
+            g: The gradient in the decision ``[R, B, n]``.
+            matrix: M at q, if it is known.
+
+        Returns:
+            The gradient in r, ``g − A M⁻¹ Aᵀ diag(h) g``, and the residual of the solve relative to g ``[R, B]``.
+        """
+        if self.columns is None:
+            return g, g.new_zeros(g.shape[:-1])
+        matrix = NewtonMatrix.of(self.columns, self.separable.compliance(q), q) if matrix is None else matrix
+        response = matrix.h * g
+        solved, error = matrix.solve(matrix.exposures(response))
+        idle = (response == 0).all(-1)  # nothing to solve for, were M as broken as it may be
+        solved, error = torch.where(idle.unsqueeze(-1), 0.0, solved), torch.where(idle, 0.0, error)
+        # ‖√h A M⁻¹‖ ≤ ½ where every column has a price: in this unit the error of the result is at most the residual.
+        unit = torch.linalg.vector_norm(matrix.h.sqrt() * g, dim=-1)
+        relative = torch.where(error == 0, 0.0, error / unit.clamp(min=torch.finfo(g.dtype).tiny))
+        return g - self.columns.loadings(solved), relative
+
+    def _direction(self, matrix: NewtonMatrix, r: Tensor, progress: _Progress, *, unchanged: bool) -> Tensor:
+        if matrix.block is not None and not unchanged and progress.rough and matrix.size >= _LEAST_SIZE:
+            max_steps = max(1, int(matrix.size * _STEPS_PER_SIZE))
+            rough = matrix.solve_roughly(r, progress.forcing, max_steps)
+            if bool(rough.isfinite().all()):
+                progress.rough_steps += 1
+                return rough
+        return matrix.solve_once(r)  # what it lacks in accuracy the next step makes good
+
+    def _search(self, v: Tensor, x: Tensor, nu: Tensor, step: Tensor, loads: Tensor) -> Tensor:
+        """How far to go, ``[R, B]``: to where the dual, convex along the step, has lost most of its slope.
+
+        Newton's method on the slope, within a bracket. A trial costs a few passes over the rows, none over the factors.
+        """
+        assert self.columns is not None
+        soft = self.columns.soft
+        linear, bend = (soft * nu * step).sum(-1), (soft * step.square()).sum(-1)
+        first = linear - (x * loads).sum(-1)
+        rounding = 64 * torch.finfo(v.dtype).eps * (linear.abs() + (x * loads).abs().sum(-1))
+        enough = torch.maximum(_FLAT * first.abs(), rounding)
+        length = torch.ones_like(first)
+        low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
+        for _ in range(_MAX_TRIALS):
+            trial = self.separable.argmax(v - length.unsqueeze(-1) * loads)
+            slope = linear + length * bend - (trial * loads).sum(-1)
+            flat = slope.abs() <= enough
+            if bool(flat.all()):
                 break
-            length = torch.where(short, length / 2, length)
-        return trial, trial_q
+            curvature = bend + (self.separable.compliance(trial) * loads.square()).sum(-1)
+            low = torch.where(slope < 0, length, low)
+            high = torch.where(slope < 0, high, length)
+            # What Newton says, if it is within the bracket; else its middle; far too far where no row is left to move.
+            newton = length - slope / curvature.clamp(min=torch.finfo(v.dtype).tiny)
+            middle = torch.where((curvature == 0) & (low == 0), high / 10, (low + high) / 2)
+            inside = (newton > low) & (newton < torch.minimum(high, 10 * length))
+            following = torch.where(inside, newton, torch.where(high.isinf(), 10 * length, middle))
+            length = torch.where(flat | slope.isnan(), length, following)
+        return length
 
-    def _dual_value(self, separable: Separable, p: Tensor, nu: Tensor, q: Tensor) -> Tensor:
-        conjugate = ((p - self._loadings(nu)) * q).sum(-1) - separable.value(q)
-        return conjugate + 0.5 * nu.square().sum(-1)
 
-    def _solve_hessian(self, q: Tensor, right: Tensor) -> Tensor:
-        """``(I + λ Fᵀ diag(h) F)⁻¹ r`` for r ``[..., k]``; NaN for the elements that rounding has made indefinite."""
-        assert self.F is not None
-        h = Separable.of(self.cost).compliance(q)
-        weighted = self.F * (h * over_rows(self.cost.factor_strength)).unsqueeze(-1)
-        gram = weighted.mT @ self.F
-        gram.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        # Not `cholesky`: that raises for the whole batch, and waits for the device to do so.
-        factor, info = torch.linalg.cholesky_ex(gram)
-        solved = torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
-        broken = (info > 0).unsqueeze(-1)
-        return torch.where(broken, torch.where(right == 0, 0.0, torch.nan), solved)
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """Where each element of a batch stands between two Newton steps."""
 
-    def _root_strength(self) -> float | Tensor:
-        strength = over_rows(self.cost.factor_strength)
-        return strength.sqrt() if isinstance(strength, Tensor) else float(strength) ** 0.5
+    columns: Columns
+    tol: float
+    unit: Tensor
+    """Of the residual: ``max(1, ‖p‖∞)``."""
+    row_norms: Tensor
+    stuck: Tensor
+    best: Tensor
+    size: Tensor
+    waited: Tensor
+    steps: int = -1
+    rough_steps: int = 0
+    forcing: float = _ROUGH
 
-    def _exposures(self, x: Tensor) -> Tensor:
-        assert self.F is not None
-        return self._root_strength() * exposures(self.F, x)
+    @classmethod
+    def begin(cls, columns: Columns, p: Tensor, tol: float) -> _Progress:
+        unit = p.abs().amax(-1).clamp(min=1)
+        endless = torch.full_like(unit, torch.inf)
+        stuck = torch.zeros_like(unit, dtype=torch.bool)
+        return cls(columns, tol, unit, columns.row_norms(), stuck, endless, endless, torch.zeros_like(unit))
 
-    def _loadings(self, nu: Tensor) -> Tensor:
-        assert self.F is not None
-        return loadings(self.F, self._root_strength() * nu)
+    @property
+    def rough(self) -> bool:
+        """Whether the next step may be."""
+        return self.rough_steps < _ROUGH_STEPS and self.forcing >= _EXACT
+
+    def update(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """Take note of a new state; which elements have not arrived, ``[R, B]``."""
+        self.steps += 1
+        residual = self._residual(gradient, x)
+        running = (residual > self.tol) & ~self.stuck
+        size = torch.linalg.vector_norm(gradient, dim=-1)
+        rate = torch.where(running & self.size.isfinite(), size / self.size, 0.0)
+        self.forcing = min(_ROUGH, float(rate.amax()) ** 2) if self.steps and running.numel() else _ROUGH
+        self.size = size
+        gained = size < 0.9 * self.best
+        self.best = torch.where(gained, size, self.best)
+        self.waited = torch.where(gained, 0.0, self.waited + (not self.rough))
+        self.stuck = self.stuck | (self.waited > _PATIENCE)
+        return running & ~self.stuck
+
+    def accept(self, step: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
+        """The step, 0 for the elements that have arrived.
+
+        Where rounding has spoilt the factorisation there is no step: the element stays finite, and unconverged.
+        """
+        self.stuck = self.stuck | (running & ~step.isfinite().all(-1))
+        return torch.where((running & ~self.stuck).unsqueeze(-1), step, 0.0), running
+
+    def _residual(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """At least the KKT residual; near the tolerance, where it takes a pass over F to know, the residual itself."""
+        residual = self.row_norms * torch.linalg.vector_norm(self.columns.soft * gradient, dim=-1) / self.unit
+        near = (residual > self.tol) & (residual <= 1e3 * self.tol)
+        if bool(near.any()):
+            residual = self.columns.loadings(self.columns.soft * gradient).abs().amax(-1) / self.unit
+        if not self.columns.all_priced and self.columns.count:
+            scale = self.columns.norms.clamp(min=1) * x.abs().amax(-1, keepdim=True).clamp(min=1)
+            held = ((1 - self.columns.soft) * gradient).abs() / scale
+            residual = torch.maximum(residual, held.amax(-1))
+        certain: Tensor = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return certain

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from alignray.costs.arguments import batch_shape
 from alignray.costs.cost import Cost
-from alignray.costs.terms import Term
-from alignray.errors import InvalidArgumentError, UnconvergedError
+from alignray.costs.factors import Factors
+from alignray.costs.term import SeparableTerm, Term, over_rows
+from alignray.costs.terms import Box, FactorNeutral, FactorPenalty, SumNeutral
+from alignray.errors import CostError, InvalidArgumentError, UnconvergedError
 from alignray.solver.certificate import kkt_residual
 from alignray.solver.cvxpylayers import CvxpyBackend
-from alignray.solver.dual_newton import DualNewton
+from alignray.solver.native import NativeSolve
+from alignray.solver.problem import Problem, detached
+from alignray.solver.separable import Separable
 from alignray.solver.solution import Solution
 
 Backend: TypeAlias = Literal["native", "cvxpylayers"]
 OnFailure: TypeAlias = Literal["raise", "nan"]
 
-_REFERENCE_REST = 1e-6  # a first-order or interior point method leaves about this much on a row that rests at a kink
 _REFERENCE_TOL = 1e-6
+_ADJOINT_TOL = 1e-7
 
 
 class SolverLayer(nn.Module):
@@ -39,7 +41,7 @@ class SolverLayer(nn.Module):
         solver_args: Passed to cvxpylayers (``solver=`` too); native has none.
 
     Raises:
-        CostError: The cost is not strongly convex.
+        CostError: The cost is not strongly convex, or has a term that the native solver does not know.
         InvalidArgumentError: An option does not exist.
     """
 
@@ -69,10 +71,17 @@ class SolverLayer(nn.Module):
         self.cost.require_strong_convexity()
         self.backend: Backend = backend
         self.tol, self.max_iter, self.on_failure = tol, max_iter, on_failure
+        if backend == "native":
+            _require_native(self.cost)
         self._reference = CvxpyBackend(self.cost, solver_args) if backend == "cvxpylayers" else None
 
     def forward(
-        self, p: Tensor, F: Tensor | None = None, mask: Tensor | None = None, warm: Solution | None = None
+        self,
+        p: Tensor,
+        F: Tensor | Factors | None = None,
+        mask: Tensor | None = None,
+        warm: Solution | None = None,
+        previous: Tensor | None = None,
     ) -> Solution:
         """Solve a batch of eras.
 
@@ -81,6 +90,7 @@ class SolverLayer(nn.Module):
             F: Factors ``[..., n, k]`` (its batch axes may be fewer than those of p), or None.
             mask: Rows that exist, bool ``[..., n]``, or None for all. The others get q = 0 and pass no gradient.
             warm: An earlier solution to start from; elements of it that are not finite start cold.
+            previous: The decision before this one ``[..., n]``, for `Turnover`; None for nothing held.
 
         Returns:
             The decisions with their certificate.
@@ -88,9 +98,9 @@ class SolverLayer(nn.Module):
         Raises:
             InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
             CostError: A strength has become negative, or is no longer finite.
-            UnconvergedError: A solve did not converge and ``on_failure`` is ``"raise"``.
+            UnconvergedError: A solve did not converge and ``on_failure`` is ``"raise"``; in the backward pass too.
         """
-        problem = _Problem.of(self.cost, p, F, mask)
+        problem = Problem.of(self.cost, p, F, mask, previous)
         if self._reference is not None:
             solution = self._solve_reference(self._reference, problem)
         else:
@@ -101,26 +111,30 @@ class SolverLayer(nn.Module):
         """The options that differ from layer to layer."""
         return f"{self.cost.strengths}, backend={self.backend!r}, tol={self.tol}"
 
-    def _solve_native(self, problem: _Problem, warm: Solution | None) -> Solution:
-        start = None if warm is None else problem.start(warm)
+    def _solve_native(self, problem: Problem, warm: Solution | None) -> Solution:
+        start = None if warm is None else _start(problem, warm)
         with torch.no_grad():
-            newton = DualNewton(_detached(problem.cost), problem.F)
-            q, dual, residual, iterations = newton.solve(
-                problem.p.detach(), tol=self.tol, max_iter=self.max_iter, start=start
+            solve = NativeSolve.of(problem, tol=self.tol, max_iter=self.max_iter, start=start)
+            residual = kkt_residual(
+                detached(problem.cost),
+                solve.q,
+                problem.p,
+                problem.coupling,
+                problem.mask,
+                problem.previous,
+                dual=solve.dual,
             )
+        q = solve.q
         if torch.is_grad_enabled():
-            # q* is a fixed point of q ← q* + J (p − ∇C(q*)): a step of 0 with the implicit derivative, in p and in θ.
-            surplus = problem.p - problem.cost.gradient(q, problem.F)
-            if surplus.requires_grad:
-                q = cast("Tensor", _ImplicitStep.apply(surplus, q, newton))  # type: ignore[no-untyped-call]
-        return Solution(q, residual, iterations, residual <= self.tol, dual)
+            alone = _rows_alone(problem, solve)
+            if alone.requires_grad:
+                q = cast("Tensor", _Coupled.apply(alone, q, solve, self.on_failure))  # type: ignore[no-untyped-call]
+        return Solution(q, residual, solve.iterations, residual <= self.tol, solve.dual)
 
-    def _solve_reference(self, backend: CvxpyBackend, problem: _Problem) -> Solution:
-        q = backend.solve(problem.p, problem.F)
+    def _solve_reference(self, backend: CvxpyBackend, problem: Problem) -> Solution:
+        q, residual = backend.solve(problem.p, problem.coupling, problem.previous, problem.mask)
         if problem.mask is not None:
             q = torch.where(problem.mask, q, 0.0)
-        with torch.no_grad():
-            residual = kkt_residual(problem.cost, q, problem.p, problem.F, rest=_REFERENCE_REST)
         iterations = torch.zeros(residual.shape, dtype=torch.int64, device=residual.device)
         return Solution(q, residual, iterations, residual <= max(self.tol, _REFERENCE_TOL))
 
@@ -129,118 +143,93 @@ class SolverLayer(nn.Module):
         if not bool(solution.converged.all()):
             failed = ~solution.converged
             if self.on_failure == "raise":
-                eras = [tuple(index) for index in failed.nonzero().tolist()]
                 worst = float(solution.residual[failed].max())
                 effort, remedy = f"tol={self.tol:g} in {self.max_iter} steps", "raise max_iter or tol"
                 if self._reference is not None:
                     effort, remedy = f"tol={max(self.tol, _REFERENCE_TOL):g}", "change solver_args, raise tol"
                 raise UnconvergedError(
-                    f"{len(eras)} of {failed.numel()} solves did not reach {effort} "
-                    f"(worst residual {worst:.3g}), at batch indices {eras[:8]}{' …' if len(eras) > 8 else ''}; "
+                    f"{int(failed.sum())} of {failed.numel()} solves did not reach {effort} "
+                    f"(worst residual {worst:.3g}), at batch indices {_indices(failed)}; "
                     f"{remedy}, or use on_failure='nan'"
                 )
             q = torch.where(failed.unsqueeze(-1), torch.nan, q)
         return Solution(q, solution.residual, solution.iterations, solution.converged, solution.dual)
 
 
-class _ImplicitStep(torch.autograd.Function):
-    """The identity on q whose derivative in the surplus ``p − ∇C(q)`` is J."""
+def _rows_alone(problem: Problem, solve: NativeSolve) -> Tensor:
+    """q, with the derivative that it would have if the dual did not answer: each row's move by itself.
+
+    A row that moves follows ``h (p − ∇C(q))`` in p and in the strengths; one that rests follows what holds it.
+    """
+    q, cost = solve.q, problem.cost
+    surplus = problem.p
+    learned = any(isinstance(strength, Tensor) and strength.requires_grad for strength in cost.strengths.values())
+    if learned or (problem.previous is not None and problem.previous.requires_grad):
+        separable = Separable.of(cost, problem.previous, problem.mask)
+        surplus = surplus - separable.slope(q)
+        if problem.coupling is not None:
+            exposures = problem.coupling.exposures(q)
+            surplus = surplus - problem.coupling.loadings(over_rows(cost.factor_strength) * exposures)
+        anchor = separable.anchor(q)
+        if anchor is not None:
+            return anchor + solve.compliance() * (surplus - surplus.detach())
+    if not surplus.requires_grad:
+        return q
+    return q + solve.compliance() * (surplus - surplus.detach())
+
+
+class _Coupled(torch.autograd.Function):
+    """The identity on q whose derivative, in what the rows would do alone, is what they do together."""
 
     @staticmethod
-    def forward(ctx: Any, surplus: Tensor, q: Tensor, newton: DualNewton) -> Tensor:  # noqa: ARG004
-        ctx.save_for_backward(q)
-        ctx.newton = newton
+    def forward(ctx: Any, alone: Tensor, q: Tensor, solve: NativeSolve, on_failure: OnFailure) -> Tensor:  # noqa: ARG004
+        ctx.solve, ctx.on_failure = solve, on_failure
         return q.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        (q,) = ctx.saved_tensors
-        return ctx.newton.adjoint(q, g), None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        gradient, residual = ctx.solve.adjoint(g)
+        failed = ~(residual <= _ADJOINT_TOL)
+        if bool(failed.any()):
+            if ctx.on_failure == "raise":
+                worst = float(residual.nan_to_num(nan=torch.inf).max())
+                raise UnconvergedError(
+                    f"{int(failed.sum())} of {failed.numel()} derivatives did not reach {_ADJOINT_TOL:g} "
+                    f"(worst residual {worst:.3g}), at batch indices {_indices(failed)}; "
+                    "scale F or the strengths, or use on_failure='nan'"
+                )
+            gradient = torch.where(failed.unsqueeze(-1), torch.nan, gradient)
+        return gradient, None, None, None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Problem:
-    """One batch, validated, masked and in float64: ``p [..., n]`` and ``F [..., n, k]`` with the batch shape on p."""
-
-    cost: Cost
-    p: Tensor
-    F: Tensor | None
-    mask: Tensor | None
-
-    @classmethod
-    def of(cls, cost: Cost, p: Tensor, F: Tensor | None, mask: Tensor | None) -> _Problem:
-        batch = batch_shape(F, mask, p=p)
-        if p.dtype not in (torch.float32, torch.float64):
-            raise InvalidArgumentError(f"p: expected float32 or float64, got {p.dtype}")
-        if F is not None and F.is_complex():
-            raise InvalidArgumentError(f"F: expected real numbers, got {F.dtype}")
-        if F is None and cost.uses_factors:
-            raise InvalidArgumentError("F: expected factors [..., n, k], since the cost has a factor_penalty; got None")
-        batch = _with_strengths(batch, cost, p.device)
-        cost = _in_float64(cost, p.device)
-        p = p.to(torch.float64).expand(*batch, p.shape[-1])
-        F = None if F is None else F.detach().to(torch.float64)
-        if mask is not None:
-            p = torch.where(mask, p, 0.0)
-            F = None if F is None else torch.where(mask.unsqueeze(-1), F, 0.0)
-        for name, values in (("p", p), ("F", F)):
-            if values is not None and not bool(torch.isfinite(values).all()):
-                bad = int((~torch.isfinite(values)).sum())
-                raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
-        return cls(cost, p, F, mask)
-
-    def start(self, warm: Solution) -> Tensor | None:
-        """The duals of an earlier solution as ``[..., k]`` of this problem; 0, a cold start, where not finite."""
-        if warm.dual is None or self.F is None or not self.cost.uses_factors:
-            return None
-        shape = (*self.p.shape[:-1], self.F.shape[-1])
-        dual = warm.dual.detach().to(self.p)
-        try:
-            dual = dual.reshape(*dual.shape[:-1], shape[-1]).expand(shape)
-        except RuntimeError:
-            raise InvalidArgumentError(
-                f"warm: expected a solution with duals of shape {list(shape)}, got {list(dual.shape)}"
-            ) from None
-        return torch.where(dual.isfinite().all(-1, keepdim=True), dual, 0.0)
+def _start(problem: Problem, warm: Solution) -> Tensor | None:
+    """The duals of an earlier solution as ``[..., c]`` of this problem; 0, a cold start, where not finite."""
+    if warm.dual is None or not problem.num_duals:
+        return None
+    shape = (*problem.batch, problem.num_duals)
+    dual = warm.dual.detach().to(problem.p)
+    try:
+        dual = dual.expand(shape) if dual.shape[-1] == shape[-1] else dual.expand(0)
+    except RuntimeError:
+        raise InvalidArgumentError(
+            f"warm: expected a solution with duals of shape {list(shape)}, got {list(dual.shape)}"
+        ) from None
+    return torch.where(dual.isfinite().all(-1, keepdim=True), dual, 0.0)
 
 
-def _with_strengths(batch: torch.Size, cost: Cost, device: torch.device) -> torch.Size:
-    for name, strength in cost.strengths.items():
-        if isinstance(strength, Tensor):
-            if strength.dim() and strength.device != device:
-                raise InvalidArgumentError(f"{name}: expected the device of p, {device}, got {strength.device}")
-            try:
-                batch = torch.broadcast_shapes(batch, strength.shape)
-            except RuntimeError:
-                raise InvalidArgumentError(
-                    f"{name}: expected a shape that broadcasts to the batch {list(batch)}, got {list(strength.shape)}"
-                ) from None
-    return batch
+def _indices(failed: Tensor) -> str:
+    eras = [tuple(index) for index in failed.nonzero().tolist()]
+    return f"{eras[:8]}{' …' if len(eras) > 8 else ''}"
 
 
-def _in_float64(cost: Cost, device: torch.device) -> Cost:
-    """The same cost with its tensors in float64: a root or a sum in float32 would cap the accuracy of the solve."""
-
-    def convert(term: Term) -> Term:
-        strength = term.strength
-        # `replace` checks the value again: a strength that is learned may have become negative.
-        return replace(term, strength=strength.to(device, torch.float64)) if isinstance(strength, Tensor) else term
-
-    converted = Cost(tuple(convert(term) for term in cost.terms))
-    if any(isinstance(strength, Tensor) for strength in cost.strengths.values()):
-        converted.require_strong_convexity()
-    return converted
-
-
-def _detached(cost: Cost) -> Cost:
-    """The same cost with strengths that carry no gradient."""
-
-    def detach(term: Term) -> Term:
-        strength = term.strength
-        return replace(term, strength=strength.detach()) if isinstance(strength, Tensor) else term
-
-    return Cost(tuple(detach(term) for term in cost.terms))
+def _require_native(cost: Cost) -> None:
+    for term in cost.terms:
+        if not isinstance(term, SeparableTerm | FactorPenalty | FactorNeutral | SumNeutral | Box):
+            raise CostError(
+                f"cost: expected terms that the native solver knows, got {term.name}; use backend='cvxpylayers', "
+                "or make it a SeparableTerm"
+            )
 
 
 def _require_option(name: str, value: str, options: tuple[str, ...]) -> None:

@@ -77,7 +77,7 @@ def _fnc(scored: Scored) -> Tensor:
 
 def _utility(scored: Scored) -> Tensor:
     q = scored.reference(scored.p, scored.F, scored.mask).q
-    utility: Tensor = (scored.y * q).sum(-1) - scored.reference.cost(q, scored.F, scored.mask)
+    utility: Tensor = (scored.y * q).sum(-1) - scored.reference.cost.finite_part(q, scored.F, scored.mask)
     return utility
 
 

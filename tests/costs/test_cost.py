@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from registry import COSTS, SUMS, TERM_CASES, instance, with_strengths
+from registry import COSTS, SUMS, TERM_CASES, At, instance, with_strengths
 
-from alignray.costs import Cost, FactorPenalty, Quadratic, SoftL1
+from alignray.costs import TERMS, Box, Cost, CvxpyTerm, Decision, FactorNeutral, FactorPenalty, Quadratic, SoftL1
 from alignray.errors import ConfigurationError, CostError, InvalidArgumentError
 
 costs = pytest.mark.parametrize("name", COSTS)
@@ -17,42 +18,67 @@ CASE = instance(0, 7, 3, 2, 4)  # p [2, 4, 7], F [2, 4, 7, 3]
 
 @costs
 def test_a_cost_is_the_sum_of_its_terms(name, device):
-    x, F = CASE.p.to(device), CASE.F.to(device)
-    value = COSTS[name](x, F)
+    case = CASE.to(device)
+    value = COSTS[name].finite_part(case.p, case.F, previous=case.previous)
     for index in [(0, 0), (1, 3)]:
-        plain = [TERM_CASES[term].value(CASE.p[index].numpy(), CASE.F[index].numpy()) for term in SUMS[name]]
-        assert value[index].item() == pytest.approx(sum(plain), rel=1e-12)
+        at = At(*(tensor[index].numpy() for tensor in (CASE.p, CASE.F, CASE.previous)))
+        assert value[index].item() == pytest.approx(sum(TERM_CASES[term].value(at) for term in SUMS[name]), rel=1e-12)
     assert value.shape == (2, 4)
+
+
+@costs
+def test_a_cost_is_infinite_where_a_constraint_does_not_hold(name, device):
+    """0 meets every constraint, a random decision meets none that binds it."""
+    case = CASE.to(device)
+    cost = COSTS[name]
+    torch.testing.assert_close(
+        cost(0 * case.p, case.F, previous=case.previous), cost.finite_part(0 * case.p, case.F, previous=case.previous)
+    )
+    bound = {"factor_neutral", "sum_neutral", "box"} & set(SUMS[name])
+    assert cost(3 * case.p, case.F, previous=case.previous).isinf().all() == bool(bound)
+
+
+def test_what_rounding_leaves_of_a_constraint_costs_nothing():
+    case = CASE
+    x = case.p - (case.F @ torch.linalg.lstsq(case.F, case.p.unsqueeze(-1)).solution).squeeze(-1)
+    for dtype in (torch.float64, torch.float32):
+        assert (Quadratic(1.0) + FactorNeutral())(1e3 * x.to(dtype), 1e3 * case.F.to(dtype)).isfinite().all()
+    off = x + 1e-4 * case.p
+    assert (Quadratic(1.0) + FactorNeutral())(off, case.F).isinf().all()
 
 
 @costs
 def test_factors_may_be_shared_by_a_batch(name, device):
     x, F = CASE.p.to(device), CASE.F.to(device)
-    torch.testing.assert_close(COSTS[name](x, F[0, 0]), COSTS[name](x, F[0, 0].expand(2, 4, 7, 3)))
-    torch.testing.assert_close(COSTS[name](x, F[0]), COSTS[name](x, F[0].expand(2, 4, 7, 3)))
-    shared = COSTS[name](x[0, 0], F)
-    torch.testing.assert_close(shared.expand(2, 4), COSTS[name](x[0, 0].expand(2, 4, 7), F))
+    cost = COSTS[name].finite_part
+    torch.testing.assert_close(cost(x, F[0, 0]), cost(x, F[0, 0].expand(2, 4, 7, 3)))
+    torch.testing.assert_close(cost(x, F[0]), cost(x, F[0].expand(2, 4, 7, 3)))
+    shared = cost(x[0, 0], F)
+    torch.testing.assert_close(shared.expand(2, 4), cost(x[0, 0].expand(2, 4, 7), F))
 
 
 @costs
 def test_one_strength_a_member_is_as_many_costs(name, device):
     x, F = CASE.p.to(device), CASE.F.to(device)
     cost = COSTS[name]
-    tensors = tuple(torch.tensor([[0.5], [2.0]], device=device) * term.strength for term in cost.terms)
-    value = with_strengths(cost, tensors)(x, F)
+    tensors = tuple(torch.tensor([[0.5], [2.0]], device=device) * strength for strength in cost.strengths.values())
+    value = with_strengths(cost, tensors).finite_part(x, F)
     for member, factor in enumerate([0.5, 2.0]):
-        torch.testing.assert_close(value[member], factor * cost(x[member], F[member]), rtol=1e-6, atol=1e-6)
+        expected = factor * cost.finite_part(x[member], F[member])
+        torch.testing.assert_close(value[member].expand(4), expected, rtol=1e-6, atol=1e-6)
 
 
 @costs
 def test_a_cost_is_differentiable_in_its_strengths(name):
-    strengths = tuple(torch.tensor(float(term.strength), requires_grad=True) for term in COSTS[name].terms)
-    value = with_strengths(COSTS[name], strengths)(CASE.p[0, 0], CASE.F[0, 0])
-    gradients = torch.autograd.grad(value, strengths)
-    for term, gradient in zip(SUMS[name], gradients, strict=True):
-        case = TERM_CASES[term]
-        per_unit = case.value(CASE.p[0, 0].numpy(), CASE.F[0, 0].numpy()) / case.term.strength
-        assert gradient.item() == pytest.approx(per_unit, rel=1e-6)
+    case = COSTS[name]
+    strengths = tuple(torch.tensor(float(s), requires_grad=True) for s in case.strengths.values())
+    value = with_strengths(case, strengths).finite_part(CASE.p[0, 0], CASE.F[0, 0])
+    gradients = dict(zip(case.strengths, torch.autograd.grad(value, strengths, materialize_grads=True), strict=True))
+    at = At(CASE.p[0, 0].numpy(), CASE.F[0, 0].numpy(), np.zeros(7))
+    for term, known in zip(SUMS[name], case.named_terms, strict=True):
+        if f"{known}.strength" in gradients:
+            per_unit = TERM_CASES[term].value(at) / TERM_CASES[term].term.strength
+            assert gradients[f"{known}.strength"].item() == pytest.approx(per_unit, rel=1e-6)
 
 
 @costs
@@ -60,15 +86,9 @@ def test_a_cost_is_differentiable_in_its_strengths(name):
 def test_masked_rows_cost_nothing_whatever_they_hold(name, garbage, device):
     mask = torch.tensor([True, False, True, True, False, True, True], device=device)
     x, F = CASE.p.to(device), CASE.F.to(device)
-    spoilt = COSTS[name](x.masked_fill(~mask, garbage), F.masked_fill(~mask[:, None], garbage), mask)
-    torch.testing.assert_close(spoilt, COSTS[name](x[..., mask], F[..., mask, :]))
-
-
-@costs
-def test_gradient_is_that_of_the_value(name):
-    x = CASE.p.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(COSTS[name](x, CASE.F).sum(), x)
-    torch.testing.assert_close(COSTS[name].gradient(CASE.p, CASE.F), expected)
+    for cost in (COSTS[name], COSTS[name].finite_part):
+        spoilt = cost(x.masked_fill(~mask, garbage), F.masked_fill(~mask[:, None], garbage), mask)
+        torch.testing.assert_close(spoilt, cost(x[..., mask], F[..., mask, :]))
 
 
 @costs
@@ -77,7 +97,9 @@ def test_float32_stays_float32(name):
     assert COSTS[name](CASE.p.float(), CASE.F.to(torch.int8)).dtype == torch.float32
 
 
-@costs
+@pytest.mark.parametrize(
+    "name", [name for name, cost in COSTS.items() if set(map(type, cost.terms)) <= set(TERMS.values())]
+)
 def test_plain_data_and_back(name):
     cost = COSTS[name]
     assert Cost.from_plain(json.loads(json.dumps(cost.to_plain()))) == cost
@@ -94,7 +116,7 @@ def test_a_second_term_of_a_kind_has_a_name_of_its_own():
 
 
 def test_factors_are_needed_only_by_a_cost_that_reads_them():
-    assert Quadratic(2.0).value(torch.tensor([1.0, 2.0]), None) == 5.0
+    assert Quadratic(2.0).value(Decision(torch.tensor([1.0, 2.0]))) == 5.0
     assert (Quadratic(1.0) + SoftL1(1.0))(torch.tensor([3.0])) == 7.5
     with pytest.raises(CostError, match="F: expected"):
         (Quadratic(1.0) + FactorPenalty(1.0))(torch.tensor([3.0]))
@@ -126,6 +148,7 @@ def test_an_argument_that_does_not_fit_is_named(arguments, message):
     [
         ({"cubic": {"strength": 1.0}}, "cost.cubic: no such term; expected one of quadratic"),
         ({"quadratic": {"strong": 1.0}}, "cost.quadratic: expected strength, got"),
+        ({"sum_neutral": {"strength": 1.0}}, "cost.sum_neutral: expected nothing, got"),
         ({"soft_l1": {"width": 0.1}}, "cost.soft_l1: expected strength, width, got"),
         ({"soft_l1": {"strength": "0.1"}}, "cost.soft_l1.strength: expected a number, got '0.1'"),
         ({"soft_l1_2": {"strength": True}}, "cost.soft_l1_2.strength: expected a number, got True"),
@@ -141,6 +164,17 @@ def test_plain_data_that_is_no_cost_is_named(plain, message):
 def test_a_tensor_is_no_plain_data():
     with pytest.raises(ConfigurationError, match=r"got a tensor of shape \[2\]"):
         Quadratic(torch.ones(2)).__add__(SoftL1(0.1)).to_plain()
+
+
+def test_a_users_problem_is_no_plain_data():
+    with pytest.raises(ConfigurationError, match="expected terms of TERMS in a configuration, got cvxpy"):
+        (Quadratic(1.0) + CvxpyTerm(lambda decision: decision)).to_plain()
+
+
+def test_the_tightest_box_binds():
+    assert (Quadratic(1.0) + Box(0.5) + Box(0.2)).bound == 0.2
+    bound = (Quadratic(1.0) + Box(torch.tensor([0.1, 0.9])) + Box(0.5)).bound
+    torch.testing.assert_close(bound, torch.tensor([0.1, 0.5]))
 
 
 @pytest.mark.parametrize(

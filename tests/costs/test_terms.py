@@ -11,9 +11,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from registry import TERM_CASES
+from registry import TERM_CASES, At
 
-from alignray.costs import TERMS, Cost, FactorPenalty, Quadratic, SeparableTerm, SoftL1
+from alignray.costs import (
+    TERMS,
+    Cost,
+    CvxpyDecision,
+    Decision,
+    FactorPenalty,
+    Quadratic,
+    SeparableTerm,
+    SoftL1,
+    Turnover,
+)
 from alignray.errors import CostError
 
 cases = pytest.mark.parametrize("case", TERM_CASES.values(), ids=TERM_CASES)
@@ -24,32 +34,55 @@ numbers = st.floats(-1e3, 1e3)
 decisions = st.lists(numbers, min_size=1, max_size=6).map(lambda values: torch.tensor(values, dtype=torch.float64))
 
 
-def factors_for(x: torch.Tensor, k: int = 3) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(len(x)).standard_normal((len(x), k)))
+def at(x: torch.Tensor, k: int = 3) -> At:
+    rng = np.random.default_rng(len(x))
+    return At(x.numpy(), rng.standard_normal((len(x), k)), rng.standard_normal(len(x)))
+
+
+def decision(at: At) -> Decision:
+    return Decision(*(torch.from_numpy(array) for array in (at.x, at.F.T @ at.x, at.previous)))
 
 
 def test_every_term_has_a_row_in_the_registry():
-    assert {type(case.term) for case in TERM_CASES.values()} == set(TERMS.values())
+    assert {type(case.term) for case in TERM_CASES.values()} >= set(TERMS.values())
     assert all(name == term.name for name, term in TERMS.items())
 
 
 @cases
 @given(x=decisions)
 def test_value_equals_the_plain_formula(case, x):
-    F = factors_for(x)
-    value = case.term.value(x, x @ F)
-    assert value.item() == pytest.approx(case.value(x.numpy(), F.numpy()), rel=1e-12, abs=1e-12)
+    value = case.term.value(decision(at(x)))
+    assert value.item() == pytest.approx(case.value(at(x)), rel=1e-12, abs=1e-12)
+
+
+@cases
+@given(x=decisions)
+def test_a_constraint_is_violated_by_as_much_as_it_is(case, x):
+    found = case.term.violation(decision(at(x)))
+    columns, low = case.columns(at(x).F), case.subgradient(At(1e9 * np.ones(len(x)), at(x).F, at(x).previous))[1]
+    if columns.shape[1]:
+        assert found.item() == pytest.approx(np.abs(columns.T @ x.numpy()).max(), rel=1e-9, abs=1e-9)
+    elif np.isinf(low).all():
+        assert found.item() == pytest.approx(max(0.0, x.abs().max().item() - case.term.bound))
+    else:
+        assert found is None
 
 
 @cases
 @given(x=decisions)
 def test_cvxpy_expression_equals_the_value(case, x):
-    F = factors_for(x)
-    strength = cp.Parameter(nonneg=True, value=case.term.strength)
-    variable, exposure = cp.Variable(len(x), value=x.numpy()), cp.Variable(3, value=(x @ F).numpy())
-    expression = case.term.cvxpy(variable, exposure, strength)
-    assert cp.Problem(cp.Minimize(expression)).is_dpp()
-    assert float(np.asarray(expression.value).squeeze()) == pytest.approx(case.term.value(x, x @ F).item(), rel=1e-9)
+    tunable = [cp.Parameter(nonneg=True, value=getattr(case.term, field)) for field in case.term.tunable]
+    given = CvxpyDecision(
+        *(cp.Variable(len(array), value=array) for array in (at(x).x, at(x).F.T @ x.numpy(), at(x).previous))
+    )
+    expression = case.term.cvxpy(given, *tunable)
+    constraints = case.term.cvxpy_constraints(given, *tunable)
+    assert cp.Problem(cp.Minimize(expression), constraints).is_dpp()
+    value = expression if isinstance(expression, float) else float(np.asarray(expression.value).squeeze())
+    assert value == pytest.approx(case.term.value(decision(at(x))).item(), rel=1e-9)
+    violation = case.term.violation(decision(at(x)))
+    if violation is not None:
+        assert max(np.max(c.violation()) for c in constraints) == pytest.approx(violation.item(), rel=1e-9, abs=1e-9)
 
 
 @separable
@@ -65,12 +98,13 @@ def test_slope_and_curvature_are_the_derivatives_of_phi(term, x):
 
 @separable
 @given(x=numbers, y=numbers)
-def test_phi_is_even_and_as_convex_as_it_says(term, x, y):
+def test_phi_is_as_convex_as_it_says(term, x, y):
     x, y = (torch.tensor(value, dtype=torch.float64) for value in (x, y))
-    assert term.phi(x).equal(term.phi(-x))
     assert term.phi(torch.zeros_like(x)) == 0
     middle = (term.phi(x) + term.phi(y)) / 2 - term.phi((x + y) / 2)
     assert middle >= term.modulus * (x - y).square() / 8 - 1e-9 * (1 + x.square() + y.square())
+    if term.linear_slope:
+        torch.testing.assert_close(term.slope(x), term.modulus * x)
 
 
 def test_soft_l1_does_not_cancel_near_zero():
@@ -84,17 +118,30 @@ def test_a_narrow_width_tends_to_the_exact_l1():
     torch.testing.assert_close(SoftL1(1.0, width=1e-9).phi(x), SoftL1(1.0).phi(x), atol=2e-9, rtol=0)
 
 
-@pytest.mark.parametrize("kind", TERMS.values(), ids=TERMS)
+@pytest.mark.parametrize("kind", [kind for kind in TERMS.values() if kind.tunable], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("strength", [-1e-9, math.nan, math.inf, "0.1", None, True, torch.tensor([0.1, -0.1])], ids=str)
 def test_a_strength_that_cannot_be_is_named(kind, strength):
-    with pytest.raises(CostError, match=f"strength of {kind.name}: expected"):
+    with pytest.raises(CostError, match=f"{kind.tunable[0]} of {kind.name}: expected"):
         kind(strength)
 
 
+@pytest.mark.parametrize("kind", [SoftL1, Turnover])
 @pytest.mark.parametrize("width", [-0.1, math.nan, math.inf, "0.1", None])
-def test_a_width_that_cannot_be_is_named(width):
-    with pytest.raises(CostError, match="width of soft_l1: expected"):
-        SoftL1(0.1, width=width)
+def test_a_width_that_cannot_be_is_named(kind, width):
+    with pytest.raises(CostError, match=f"width of {kind.name}: expected"):
+        kind(0.1, width=width)
+
+
+def test_a_term_without_cvxpy_expression_says_so():
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Cubic(SeparableTerm):
+        name = "cubic"
+
+        def phi(self, x):
+            return x.abs() ** 3
+
+    with pytest.raises(CostError, match="cubic: expected a CVXPY expression for backend='cvxpylayers'"):
+        Cubic(1.0).cvxpy(CvxpyDecision(None, None, None))
 
 
 @pytest.mark.parametrize("strength", [0, 1, np.float32(0.5), np.float64(0.5), 1e-50, 1e50], ids=repr)

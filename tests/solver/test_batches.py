@@ -56,7 +56,7 @@ def test_a_shared_prediction_meets_the_factors_of_each_era(name, device):
 def test_one_strength_a_member_is_as_many_layers(name, device):
     case = instance(0, 6, 3, 3, 2, device=device)
     factor = torch.tensor([[0.5], [1.0], [4.0]], device=device, dtype=torch.float64)
-    strengths = tuple(factor * term.strength for term in COSTS[name].terms)
+    strengths = tuple(factor * strength for strength in COSTS[name].strengths.values())
     q = SolverLayer(with_strengths(COSTS[name], strengths))(case.p, case.F[0]).q
     for member in range(3):
         cost = with_strengths(COSTS[name], tuple(float(s[member]) for s in strengths))
@@ -93,10 +93,10 @@ def test_what_a_padded_row_holds_changes_nothing(name, garbage, device):
     case, mask = instance(0, 7, 3, 2, device=device), MASK.to(device)
 
     def solve(p, F):
-        strengths = tuple(torch.tensor(float(t.strength), requires_grad=True) for t in COSTS[name].terms)
+        strengths = tuple(torch.tensor(float(s), requires_grad=True) for s in COSTS[name].strengths.values())
         p = p.clone().requires_grad_()
         q = SolverLayer(with_strengths(COSTS[name], strengths))(p, F, mask).q
-        return q, *torch.autograd.grad(q.square().sum(), (p, *strengths))
+        return q, *torch.autograd.grad(q.square().sum(), (p, *strengths), materialize_grads=True)
 
     clean = solve(case.p, case.F)
     spoilt = solve(case.p.masked_fill(~mask, garbage), case.F.masked_fill(~mask[..., None], garbage))
@@ -139,7 +139,7 @@ def test_a_warm_start_takes_fewer_steps_to_the_same_decision(name, device):
 
 def test_one_warm_start_serves_all_members():
     case = instance(0, 20, 4, 3, 2)
-    layer = SolverLayer(COSTS["every term"])
+    layer = SolverLayer(COSTS["every penalty"])
     warm = layer(case.p[0], case.F[0])
     solution = layer(case.p, case.F[0], warm=warm)
     torch.testing.assert_close(solution.q, layer(case.p, case.F[0]).q, rtol=0, atol=1e-7)
@@ -149,7 +149,7 @@ def test_one_warm_start_serves_all_members():
 
 def test_a_warm_start_that_failed_is_a_cold_start():
     case = instance(0, 20, 4, 2)
-    layer = SolverLayer(COSTS["every term"])
+    layer = SolverLayer(COSTS["every penalty"])
     warm = layer(case.p, case.F)
     warm.dual[1] = torch.nan
     solution = layer(case.p, case.F, warm=warm)
@@ -160,7 +160,7 @@ def test_a_warm_start_that_failed_is_a_cold_start():
 @pytest.mark.parametrize("shape", [(3, 20, 4), (2, 20, 5), (2, 20, 1)])
 def test_a_warm_start_of_another_shape_is_named(shape):
     case, other = instance(0, 20, 4, 2), instance(0, shape[1], shape[2], shape[0])
-    layer = SolverLayer(COSTS["every term"])
+    layer = SolverLayer(COSTS["every penalty"])
     with pytest.raises(InvalidArgumentError, match=r"warm: expected a solution with duals of shape \[2, 4\]"):
         layer(case.p, case.F, warm=layer(other.p, other.F))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from registry import COSTS, KINKED, instance, kkt_gap, with_strengths
+from registry import CONSTRAINED, COSTS, KINKED, SUMS, instance, kkt_gap, moving, with_strengths
 
-from alignray.costs import FactorPenalty, Quadratic, SoftL1
+from alignray.costs import Box, FactorPenalty, Quadratic, SoftL1, SumNeutral
 from alignray.solver import SolverLayer
 
 costs = pytest.mark.parametrize("name", COSTS)
@@ -16,21 +16,37 @@ def strengths_of(name: str, device: torch.device, *shape: int) -> tuple[torch.Te
     """The strengths of a cost as tensors of the shape given, each of its numbers a little different."""
     torch_kwargs = {"dtype": torch.float64, "device": device}
     spread = torch.linspace(0.9, 1.1, max(1, torch.Size(shape).numel()), **torch_kwargs).reshape(shape)
-    return tuple((term.strength * spread).requires_grad_() for term in COSTS[name].terms)
+    return tuple((strength * spread).requires_grad_() for strength in COSTS[name].strengths.values())
 
 
 @costs
 @pytest.mark.parametrize("k", [0, 2, 6])
 def test_gradcheck_in_the_prediction_and_in_every_strength(name, k, device):
-    case = instance(1, 4, k, 2, scale=1.5, device=device)
+    case = instance(0, 6, k, 2, scale=1.5, device=device)
     strengths = strengths_of(name, device, 2)
 
-    def decide(p, *strengths):
-        return SolverLayer(with_strengths(COSTS[name], strengths), tol=1e-12)(p, case.F).q
+    def decide(p, previous, *strengths):
+        layer = SolverLayer(with_strengths(COSTS[name], strengths), tol=1e-12)
+        return layer(p, case.F, previous=previous).q
 
-    q = decide(case.p, *strengths)
-    assert (q == 0).any() == (name in KINKED), "an instance with rows at rest, and rows that move"
-    assert torch.autograd.gradcheck(decide, (case.p.requires_grad_(), *strengths), atol=1e-6)
+    q = decide(case.p, case.previous, *strengths)
+    if name in KINKED and name not in CONSTRAINED:
+        at_rest = [~moving(name, era, previous) for era, previous in zip(q, case.previous, strict=True)]
+        assert torch.stack(at_rest).any() or "box" in SUMS[name], "an instance with rows at rest"
+    inputs = (case.p.requires_grad_(), case.previous.requires_grad_(), *strengths)
+    assert torch.autograd.gradcheck(decide, inputs, eps=1e-5, atol=1e-6, rtol=1e-6)
+
+
+def test_gradcheck_at_a_bound_that_is_learned(device):
+    """Rows at the bound move with it, the others answer."""
+    case = instance(3, 6, 2, device=device)
+    bound = torch.tensor(0.5, dtype=torch.float64, device=device, requires_grad=True)
+
+    def decide(bound):
+        return SolverLayer(Quadratic(1.0) + FactorPenalty(2.0) + SumNeutral() + Box(bound), tol=1e-12)(case.p, case.F).q
+
+    assert 0 < (decide(bound).abs() == 0.5).sum() < 6
+    assert torch.autograd.gradcheck(decide, (bound,), atol=1e-6)
 
 
 @costs
@@ -100,7 +116,7 @@ def test_a_learned_strength_gets_its_gradient_in_its_own_precision():
 
 
 def test_the_derivative_holds_at_a_warm_start_too():
-    name, case = "every term", instance(4, 6, 3)
+    name, case = "every penalty", instance(4, 6, 3)
     layer = SolverLayer(COSTS[name])
     cold = layer(case.p, case.F)
     p = case.p.requires_grad_()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from registry import COSTS, FACTORS, KINKED, SMOOTH, closed_form_jacobian, instance, kkt_gap, subgradient
+from registry import COSTS, FACTORS, SMOOTH, At, closed_form_jacobian, columns, instance, kkt_gap, rests, subgradient
 
 from alignray.solver import SolverLayer
 
@@ -26,17 +26,19 @@ instances = st.builds(
 @given(case=instances)
 def test_the_gradient_of_the_cost_at_the_decision_is_the_prediction(name, case, device):
     case = case.to(device)
-    q = SolverLayer(COSTS[name])(case.p, case.F).q.requires_grad_()
-    (gradient,) = torch.autograd.grad(COSTS[name](q, case.F), q)
+    q = SolverLayer(COSTS[name])(case.p, case.F, previous=case.previous).q.requires_grad_()
+    (gradient,) = torch.autograd.grad(COSTS[name](q, case.F, previous=case.previous), q)
     torch.testing.assert_close(gradient, case.p, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", KINKED)
+@costs
 @given(case=instances)
-def test_with_a_kink_the_prediction_lies_between_the_subgradients(name, case, device):
+def test_the_prediction_lies_between_the_subgradients_and_the_constraints_hold(name, case, device):
     case = case.to(device)
-    solution = SolverLayer(COSTS[name])(case.p, case.F)
-    assert kkt_gap(name, solution.q, case.p, case.F) <= 1.1e-8 * max(1.0, case.p.abs().max().item())
+    solution = SolverLayer(COSTS[name])(case.p, case.F, previous=case.previous)
+    gap = kkt_gap(name, solution.q, case.p, case.F, case.previous)
+    assert gap <= 2e-8 * max(1.0, case.p.abs().max().item())
+    assert COSTS[name](solution.q, case.F, previous=case.previous).isfinite()
 
 
 @costs
@@ -44,14 +46,35 @@ def test_with_a_kink_the_prediction_lies_between_the_subgradients(name, case, de
 def test_the_jacobian_is_the_inverse_hessian_on_the_rows_that_move(name, case, device):
     case = case.to(device)
     layer = SolverLayer(COSTS[name], tol=1e-11)
-    q = layer(case.p, case.F).q
-    if name in KINKED:  # at the very edge of the kink there is no Jacobian
-        _, high = subgradient(name, np.zeros(len(q)), case.F.cpu().numpy())
-        edge = (case.p - COSTS[name].gradient(q, case.F)).abs().cpu().numpy()
-        assume((np.abs(edge - high)[q.cpu().numpy() == 0] > 1e-6).all() and (q[q != 0].abs() > 1e-6).all())
-    J = torch.autograd.functional.jacobian(lambda p: layer(p, case.F).q, case.p)
-    expected = closed_form_jacobian(name, q, case.F)
+    solution = layer(case.p, case.F, previous=case.previous)
+    q = solution.q
+    _assume_inside(name, case, solution)
+    J = torch.autograd.functional.jacobian(lambda p: layer(p, case.F, previous=case.previous).q, case.p)
+    expected = closed_form_jacobian(name, q, case.F, case.previous)
     torch.testing.assert_close(J, expected, rtol=1e-6, atol=1e-8)
+
+
+def _assume_inside(name, case, solution) -> None:
+    """At the very edge of a kink or a bound there is no Jacobian; and none to compare with near dependent columns."""
+    q, previous = solution.q.cpu().numpy(), case.previous.cpu().numpy()
+    F, p = case.F.cpu().numpy(), case.p.cpu().numpy()
+    low, high = subgradient(name, At(q, F, previous))
+    if columns(name, F).shape[1]:
+        p = p - _pull(name, F, solution)
+    distance = np.min([np.abs(q - position) for position in rests(name, previous)] or [np.full(len(q), np.inf)], axis=0)
+    assume(not ((distance > 0) & (distance < 1e-6)).any())
+    assume((np.minimum(p - low, high - p)[distance == 0] > 1e-6).all())
+
+
+def _pull(name, F, solution) -> np.ndarray:
+    """What the constraints across rows pull on each row, by the multipliers of the solution."""
+    dual = solution.dual.cpu().numpy()
+    pull = np.zeros(len(F))
+    if COSTS[name].factor_neutral:
+        pull += F @ dual[: F.shape[1]]
+    if COSTS[name].sum_neutral:
+        pull += dual[-1]
+    return pull
 
 
 @costs
@@ -59,7 +82,7 @@ def test_the_jacobian_is_the_inverse_hessian_on_the_rows_that_move(name, case, d
 def test_the_jacobian_is_symmetric_and_positive_semidefinite(name, case, device):
     case = case.to(device)
     layer = SolverLayer(COSTS[name])
-    J = torch.autograd.functional.jacobian(lambda p: layer(p, case.F).q, case.p)
+    J = torch.autograd.functional.jacobian(lambda p: layer(p, case.F, previous=case.previous).q, case.p)
     torch.testing.assert_close(J, J.mT, rtol=1e-9, atol=1e-10)
     eigenvalues = torch.linalg.eigvalsh(J)
     assert eigenvalues.min() >= -1e-10
@@ -70,13 +93,17 @@ def test_the_jacobian_is_symmetric_and_positive_semidefinite(name, case, device)
 @given(case=instances, seed=st.integers(0, 2**31))
 def test_the_decision_beats_every_other(name, case, seed, device):
     case = case.to(device)
-    q = SolverLayer(COSTS[name])(case.p, case.F).q
+    q = SolverLayer(COSTS[name])(case.p, case.F, previous=case.previous).q
 
     def gain(x: torch.Tensor) -> torch.Tensor:
-        return (case.p * x).sum(-1) - COSTS[name](x, case.F)
+        return (case.p * x).sum(-1) - COSTS[name](x, case.F, previous=case.previous)
 
-    steps = torch.from_numpy(np.random.default_rng(seed).standard_normal((20, len(q)))).to(device)
-    best = gain(q)
+    best, rng = gain(q), np.random.default_rng(seed)
+    A = columns(name, case.F.cpu().numpy())
+    away = rng.standard_normal((20, len(q)))
+    if A.shape[1]:
+        away = away - away @ A @ np.linalg.pinv(A, rcond=1e-10)
+    steps = torch.from_numpy(away).to(device)
     for size in (1e-3, 1.0, 10.0):
         # Strong convexity: the gain falls off at least as fast as γ/2 ‖step‖².
         fall = 0.4 * (size * steps).square().sum(-1)

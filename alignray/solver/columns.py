@@ -1,0 +1,305 @@
+"""What couples the rows: the columns A, and the Newton matrix ``M = diag(e) + Aᵀ diag(h) A`` that comes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from alignray.costs.cost import Cost
+from alignray.costs.factors import Factors
+from alignray.costs.term import Strength, over_rows
+
+_REFINEMENTS = 4
+_RIDGE = 1e-11
+"""Of what the diagonal of M would be if all rows moved."""
+_LOOK_EVERY = 4
+"""Conjugate gradient steps from one look at the residual to the next, since a look costs as much as a product."""
+_SHRINK = 0.5
+"""Rows are gathered where no more than this share of them counts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """The columns ``A [n, c]`` that a cost puts a price on, or holds at 0: ``√λ F`` or ``F``, and 1.
+
+    Vectors are laid out as ``[R, B, ·]``: the R share the factors of each of the B.
+
+    Attributes:
+        factors: Factors ``[B, n, k]``, or None.
+        scale: √λ ``[R, B, 1]``; 1 where exposures are held at 0.
+        ones: The column of ones, 0 on padded rows, ``[R, B, n]``; None where positions need not sum to 0.
+        priced: Whether the factors have a price; else their exposures are held at 0.
+        soft: For each column 1 where it has a price, 0 where it is held at 0, ``[c]``: the diagonal e of M.
+        norms: ``‖a_j‖₂`` of the columns held at 0, 0 for the others, ``[R, B, c]``.
+        give: The most that a row gives way, 1/γ, ``[R, B, 1]``.
+        mask: Rows that exist ``[R, B, n]``, or None for all.
+    """
+
+    factors: Factors | None
+    scale: Tensor
+    ones: Tensor | None
+    priced: bool
+    soft: Tensor
+    norms: Tensor
+    give: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(
+        cls, cost: Cost, factors: Factors | None, p: Tensor, mask: Tensor | None, stiffness: Strength
+    ) -> Columns | None:
+        """The columns of a cost, for predictions ``p [R, B, n]``; None where rows do not meet.
+
+        Args:
+            cost: The cost; its strengths are numbers or ``[R, B]``.
+            factors: Factors ``[B, n, k]``, or None.
+            p: Predictions ``[R, B, n]``.
+            mask: Rows that exist ``[R, B, n]``, or None for all.
+            stiffness: γ, the strong convexity of the rows, broadcast to ``[R, B, 1]``.
+        """
+        if not cost.uses_factors or (factors is not None and not factors.shape[-1]):
+            factors = None
+        if factors is None and not cost.sum_neutral:
+            return None
+        scale, priced = p.new_ones(*p.shape[:-1], 1), not cost.factor_neutral
+        if priced:
+            scale = (scale * over_rows(cost.factor_strength)).sqrt()
+        ones = None
+        if cost.sum_neutral:
+            ones = torch.ones_like(p) if mask is None else mask.to(p.dtype)
+        k = 0 if factors is None else factors.shape[-1]
+        soft = p.new_zeros(k + (ones is not None))
+        norms = p.new_zeros(*p.shape[:-1], len(soft))
+        if priced:
+            soft[:k] = 1
+        elif factors is not None:
+            norms[..., :k] = factors.column_norms(mask, p.dtype)
+        if ones is not None:
+            norms[..., k] = ones.sum(-1).sqrt()
+        return cls(factors, scale, ones, priced, soft, norms, torch.ones_like(scale) / stiffness, mask)
+
+    @property
+    def all_priced(self) -> bool:
+        """Whether nothing is held at 0."""
+        return self.priced and self.ones is None
+
+    @property
+    def count(self) -> int:
+        """c, the number of columns."""
+        return len(self.soft)
+
+    def exposures(self, x: Tensor) -> Tensor:
+        """Aᵀx ``[R, B, c]``, for ``x [R, B, n]`` that is 0 on padded rows."""
+        parts = [] if self.factors is None else [self.factors.exposures(x) * self.scale]
+        if self.ones is not None:
+            parts.append(x.sum(-1, keepdim=True))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def loadings(self, nu: Tensor) -> Tensor:
+        """Aν ``[R, B, n]``, for ``ν [R, B, c]``; 0 on padded rows."""
+        k = 0 if self.factors is None else self.factors.shape[-1]
+        if self.factors is None:
+            assert self.ones is not None
+            return nu * self.ones
+        rows = self.factors.loadings(nu[..., :k] * self.scale)
+        if self.ones is not None:
+            rows = rows + nu[..., k:]
+        return rows if self.mask is None else torch.where(self.mask, rows, 0.0)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows of A at ``index [R, B, a]`` without the scale of F, ``[R, B, a, c]``."""
+        parts = []
+        if self.factors is not None:
+            parts.append(self.factors.rows(index, self.scale.dtype))
+        if self.ones is not None:
+            parts.append(self.ones.gather(-1, index).unsqueeze(-1))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    @property
+    def scales(self) -> Tensor:
+        """What the columns of `rows` and `gram` lack to be those of A, ``[R, B, c]``."""
+        if self.factors is None or self.ones is None:
+            return self.scale if self.ones is None else torch.ones_like(self.scale)
+        return torch.where(torch.arange(self.count, device=self.soft.device) < self.count - 1, self.scale, 1.0)
+
+    def gram(self, h: Tensor) -> Tensor:
+        """``Aᵀ diag(h) A`` without the scale, ``[R, B, c, c]``, for ``h [R, B, n]`` that is 0 on padded rows."""
+        if self.factors is None:
+            return h.sum(-1, keepdim=True).unsqueeze(-1)
+        gram = self.factors.gram(h)
+        if self.ones is None:
+            return gram
+        across = self.factors.exposures(h).unsqueeze(-1)
+        total = h.sum(-1, keepdim=True).unsqueeze(-1)
+        return torch.cat([torch.cat([gram, across], -1), torch.cat([across.mT, total], -1)], -2)
+
+    def row_norms(self) -> Tensor:
+        """The largest ``‖aᵢ‖₂`` over the rows of the columns that have a price, ``[R, B]``."""
+        if self.factors is None or not self.priced:
+            return self.scale.new_zeros(self.scale.shape[:-1])
+        norms = self.factors.row_norms(self.scale.dtype)
+        norms = norms if self.mask is None else torch.where(self.mask, norms, 0.0)
+        return self.scale.squeeze(-1) * norms.amax(-1)
+
+
+@dataclass(slots=True, eq=False)
+class NewtonMatrix:
+    """M for one state of the rows, over the rows that count alone, factorised once it is asked to solve exactly.
+
+    Attributes:
+        columns: A.
+        h: ∂x/∂v of every row, ``[R, B, n]``.
+        index: The rows that move or are not 0, ``[R, B, a]`` (padded with others); None where most rows are.
+        block: A on those rows without its scales ``[R, B, a, c]``, or None.
+        scales: Those scales, ``[R, B, c]``.
+    """
+
+    columns: Columns
+    h: Tensor
+    index: Tensor | None
+    block: Tensor | None
+    scales: Tensor
+    _factor: Tensor | None = field(default=None, init=False)
+    _root: Tensor | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, columns: Columns, h: Tensor, x: Tensor) -> NewtonMatrix:
+        """M where the rows are at ``x [R, B, n]``."""
+        counting = (h > 0) | (x != 0)
+        if h.shape[:-1].numel() == 1:
+            index = counting.flatten().nonzero().view(1, 1, -1)
+        else:
+            a = int(counting.sum(-1).amax()) if counting.numel() else 0
+            if a > _SHRINK * h.shape[-1]:
+                return cls(columns, h, None, None, columns.scales)
+            index = counting.to(torch.uint8).argsort(stable=True, dim=-1, descending=True)[..., :a]
+        if index.shape[-1] > _SHRINK * h.shape[-1]:
+            return cls(columns, h, None, None, columns.scales)
+        return cls(columns, h, index, columns.rows(index), columns.scales)
+
+    @property
+    def size(self) -> int:
+        """The size of the smaller system that solves M: c, or the number of gathered rows."""
+        c = self.columns.count
+        return c if self.block is None else min(c, self.block.shape[-2])
+
+    def on_the_rows_of(self, other: NewtonMatrix) -> bool:
+        """Whether both gathered the same rows."""
+        if self.index is None or other.index is None:
+            return self.index is other.index
+        return torch.equal(self.index, other.index)
+
+    def exposures(self, x: Tensor) -> Tensor:
+        """Aᵀx ``[R, B, c]`` of an x that is 0 outside of the rows that count."""
+        if self.block is None or self.index is None:
+            return self.columns.exposures(x)
+        return (x.gather(-1, self.index).unsqueeze(-2) @ self.block).squeeze(-2) * self.scales
+
+    def apply(self, d: Tensor) -> Tensor:
+        """M d for ``d [R, B, c]``."""
+        if self.block is None or self.index is None:
+            return self.columns.soft * d + self.columns.exposures(self.h * self.columns.loadings(d))
+        rows = ((d * self.scales).unsqueeze(-2) @ self.block.mT) * self.h.gather(-1, self.index).unsqueeze(-2)
+        return self.columns.soft * d + (rows @ self.block).squeeze(-2) * self.scales
+
+    def solve_roughly(self, r: Tensor, tol: float, max_steps: int) -> Tensor:
+        """``d ≈ M⁻¹r`` by conjugate gradients in float32, to ``‖r − M d‖ ≤ tol ‖r‖`` or for so many steps.
+
+        Any such d leads downhill, which is all that a step far from the solution has to do.
+        """
+        assert self.block is not None
+        assert self.index is not None
+        tiny = torch.finfo(torch.float32).tiny
+        size = torch.linalg.vector_norm(r, dim=-1, keepdim=True).clamp(min=torch.finfo(r.dtype).tiny)
+        R, B, c = r.shape
+        # S = √h A: M = diag(e) + SᵀS
+        root = (self.block * self.h.gather(-1, self.index).sqrt().unsqueeze(-1)).float().flatten(0, 1)
+        root = root * self.scales.float().expand(R, B, -1).reshape(R * B, 1, -1)
+        soft, rest = self.columns.soft.float(), (r / size).float().view(R * B, 1, c)
+        d, search = torch.zeros_like(rest), rest
+        norm = torch.linalg.vecdot(rest, rest).unsqueeze(-1)
+        for step in range(max_steps):
+            product = torch.addcmul(torch.bmm(torch.bmm(search, root.mT), root), soft, search)
+            length = norm / (torch.linalg.vecdot(search, product).unsqueeze(-1) + tiny)
+            d = torch.addcmul(d, length, search)
+            rest = torch.addcmul(rest, length, product, value=-1)
+            following = torch.linalg.vecdot(rest, rest).unsqueeze(-1)
+            if step % _LOOK_EVERY == _LOOK_EVERY - 1 and bool((following <= tol * tol).all()):
+                break
+            search = torch.addcmul(rest, following / (norm + tiny), search)
+            norm = following
+        found: Tensor = d.view(R, B, c).to(r.dtype) * size
+        return found
+
+    def solve(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """``d = M⁻¹r`` for ``r [R, B, c]``, refined in float64; one of them where M has no full rank.
+
+        Returns:
+            d, and ``‖r − M d‖₂ [R, B]``, infinite where rounding has made M indefinite.
+        """
+        d = self.solve_once(r)
+        rest = r - self.apply(d)
+        error = torch.linalg.vector_norm(rest, dim=-1)
+        enough = 1e-13 * torch.linalg.vector_norm(r, dim=-1)
+        for _ in range(_REFINEMENTS):
+            if bool((error <= enough).all()):
+                break
+            better = d + self.solve_once(rest)
+            rest_of_better = r - self.apply(better)
+            error_of_better = torch.linalg.vector_norm(rest_of_better, dim=-1)
+            gain = error_of_better < 0.5 * error
+            if not bool(gain.any()):
+                break
+            d = torch.where(gain.unsqueeze(-1), better, d)
+            rest = torch.where(gain.unsqueeze(-1), rest_of_better, rest)
+            error = torch.where(gain, error_of_better, error)
+        return d, error.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    def solve_once(self, r: Tensor) -> Tensor:
+        """The same without refinement; NaN where rounding has made M indefinite."""
+        if self._factor is None:
+            self._factorise()
+        assert self._factor is not None
+        if self._root is None:
+            return torch.cholesky_solve(r.unsqueeze(-1), self._factor).squeeze(-1)
+        # (I + SᵀS)⁻¹ = I − Sᵀ(I + SSᵀ)⁻¹S: the system of the rows is the smaller one.
+        rows = torch.cholesky_solve(self._root @ (r * self.scales).unsqueeze(-1), self._factor)
+        return r - (self._root.mT @ rows).squeeze(-1) * self.scales
+
+    def _factorise(self) -> None:
+        priced = self.columns.all_priced
+        if self.block is not None and self.index is not None:
+            root = self.block * self.h.gather(-1, self.index).sqrt().unsqueeze(-1)
+            if priced and root.shape[-2] < root.shape[-1]:
+                self._root = root
+                matrix = (root @ root.mT) * self.scales.square().unsqueeze(-1)
+                matrix.diagonal(dim1=-2, dim2=-1).add_(1.0)
+            else:
+                matrix = self._scaled(root.mT @ root)
+        else:
+            matrix = self._scaled(self.columns.gram(self.h))
+        if not priced:
+            _add_ridge(matrix, self.columns)
+        # Not `cholesky`: that raises for the whole batch, and waits for the device to do so.
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        self._factor = torch.where((info > 0)[..., None, None], torch.nan, factor) if bool(info.any()) else factor
+
+    def _scaled(self, gram: Tensor) -> Tensor:
+        matrix = gram * self.scales.unsqueeze(-1) * self.scales.unsqueeze(-2)
+        matrix.diagonal(dim1=-2, dim2=-1).add_(self.columns.soft)
+        return matrix
+
+
+def _add_ridge(matrix: Tensor, columns: Columns) -> None:
+    """Make M definite where columns that are held at 0 depend on one another, or no row is left that could move.
+
+    The ridge is of rounding size: refining the solution takes its effect out again.
+    """
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    eps = torch.finfo(matrix.dtype).eps
+    largest = diagonal.amax(-1, keepdim=True)
+    free = columns.norms.square().amax(-1, keepdim=True) * columns.give
+    ridge = torch.maximum(16 * columns.count * eps * largest, _RIDGE * free)
+    diagonal.add_(torch.where(ridge == 0, 1.0, ridge))

@@ -1,0 +1,1 @@
+"""The benchmark of the solver layer: ``python -m benchmarks.solver`` in the repository's root. See ../README.md."""
