@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alignray.costs import (
         Box,
         Cost,
+        CvxpyDecision,
         CvxpyTerm,
         FactorNeutral,
         FactorPenalty,
@@ -45,6 +46,7 @@ _EXPORTS = {
     "Box": "alignray.costs",
     "Choice": "alignray.search",
     "Cost": "alignray.costs",
+    "CvxpyDecision": "alignray.costs",
     "CvxpyTerm": "alignray.costs",
     "DataConfig": "alignray.sweep",
     "datasets": "alignray.data.datasets",
@@ -90,6 +92,7 @@ __all__ = [
     "Box",
     "Choice",
     "Cost",
+    "CvxpyDecision",
     "CvxpyTerm",
     "DataConfig",
     "FactorNeutral",

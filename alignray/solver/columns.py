@@ -174,7 +174,7 @@ class NewtonMatrix:
             a = int(counting.sum(-1).amax()) if counting.numel() else 0
             if a > _SHRINK * h.shape[-1]:
                 return cls(columns, h, None, None, columns.scales)
-            index = counting.to(torch.uint8).argsort(stable=True, dim=-1, descending=True)[..., :a]
+            index = counting.to(torch.uint8).argsort(dim=-1, descending=True)[..., :a]
         if index.shape[-1] > _SHRINK * h.shape[-1]:
             return cls(columns, h, None, None, columns.scales)
         return cls(columns, h, index, columns.rows(index), columns.scales)
