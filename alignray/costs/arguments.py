@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from alignray.costs.factors import Factors
+from alignray.costs.term import Strength
 from alignray.errors import InvalidArgumentError
 
 
@@ -52,3 +54,30 @@ def batch_shape(F: Tensor | Factors | None, mask: Tensor | None, **vectors: Tens
         raise InvalidArgumentError(
             f"{', '.join(given)}: expected batch shapes that broadcast to one another, got {got}"
         ) from None
+
+
+def batch_with_strengths(batch: torch.Size, strengths: Mapping[str, Strength], device: torch.device) -> torch.Size:
+    """Check that the strengths of a cost fit a batch.
+
+    Args:
+        batch: The batch shape ``[...]``.
+        strengths: The strengths by name.
+        device: Where the batch is; numbers, and tensors without axes, may be elsewhere.
+
+    Returns:
+        The batch shape that both broadcast to.
+
+    Raises:
+        InvalidArgumentError: The shape or device of one does not fit.
+    """
+    for name, strength in strengths.items():
+        if isinstance(strength, Tensor):
+            if strength.dim() and strength.device != device:
+                raise InvalidArgumentError(f"{name}: expected the device of the batch, {device}, got {strength.device}")
+            try:
+                batch = cast("torch.Size", torch.broadcast_shapes(batch, strength.shape))
+            except RuntimeError:
+                raise InvalidArgumentError(
+                    f"{name}: expected a shape that broadcasts to the batch {list(batch)}, got {list(strength.shape)}"
+                ) from None
+    return batch

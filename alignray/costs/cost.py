@@ -10,11 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from alignray.costs.arguments import batch_shape
+from alignray.costs.arguments import batch_shape, batch_with_strengths
 from alignray.costs.factors import Factors
 from alignray.costs.term import Decision, SeparableTerm, Strength, Term
 from alignray.costs.terms import TERMS, Box, FactorNeutral, FactorPenalty, SumNeutral
-from alignray.errors import ConfigurationError, CostError
+from alignray.errors import ConfigurationError, CostError, InvalidArgumentError
 from alignray.types import Plain
 
 
@@ -86,7 +86,9 @@ class Cost:
         self, x: Tensor, F: Tensor | Factors | None, mask: Tensor | None, previous: Tensor | None, *, constrained: bool
     ) -> Tensor:
         given = {"x": x} if previous is None else {"x": x, "previous": previous}
-        batch_shape(F, mask, **given)
+        batch_with_strengths(batch_shape(F, mask, **given), self.strengths, x.device)
+        if not x.is_floating_point():
+            raise InvalidArgumentError(f"x: expected floating point numbers, got {x.dtype}")
         factors = None if F is None or not self.uses_factors else Factors.of(F).finite(mask)
         if mask is not None:
             x = torch.where(mask, x, 0.0)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from alignray.costs.term import is_number
 from alignray.errors import InvalidArgumentError
 
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 25}
@@ -212,7 +213,13 @@ def _require_coefficient(name: str, value: object, codes: Tensor) -> None:
             )
         if value.device != codes.device:
             raise InvalidArgumentError(f"{name}: expected the device of the codes, {codes.device}, got {value.device}")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+        if value.is_complex() or value.dtype == torch.bool:
+            raise InvalidArgumentError(f"{name}: expected real numbers, got {value.dtype}")
+        if value.requires_grad:
+            raise InvalidArgumentError(
+                f"{name}: expected numbers that require no gradient, since none is computed in F; pass {name}.detach()"
+            )
+    elif not is_number(value):
         raise InvalidArgumentError(f"{name}: expected a number or a tensor, got {value!r}")
     if not bool(torch.as_tensor(value).isfinite().all()):
         raise InvalidArgumentError(f"{name}: expected finite numbers, got {value}")

@@ -167,8 +167,12 @@ def require_strength(name: str, strength: object) -> None:
     Raises:
         CostError: It is no number of at least 0, or not finite.
     """
-    if not isinstance(strength, Tensor) and not is_number(strength):
-        raise CostError(f"{name}: expected a number or a tensor, got {strength!r}")
+    if isinstance(strength, Tensor):
+        real = strength.dtype != torch.bool and not strength.is_complex()
+    else:
+        real = is_number(strength)
+    if not real:
+        raise CostError(f"{name}: expected a number or a tensor of real numbers, got {strength!r}")
     values = torch.as_tensor(strength, dtype=torch.float64).detach()
     if not bool((torch.isfinite(values) & (values >= 0)).all()):
         raise CostError(f"{name}: expected finite numbers of at least 0, got {strength}")

@@ -16,6 +16,10 @@ _RIDGE = 1e-11
 """Of what the diagonal of M would be if all rows moved."""
 _LOOK_EVERY = 4
 """Conjugate gradient steps from one look at the residual to the next, since a look costs as much as a product."""
+_LEAST_SIZE = 96
+"""A smaller system is factorised in the time of a few conjugate gradient steps."""
+_SIZE_PER_STEP = 12
+"""A system of so many unknowns is factorised in the time of one conjugate gradient step."""
 _SHRINK = 0.5
 """Rows are gathered where no more than this share of them counts."""
 
@@ -97,13 +101,25 @@ class Columns:
             parts.append(x.sum(-1, keepdim=True))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
-    def loadings(self, nu: Tensor) -> Tensor:
-        """Aν ``[R, B, n]``, for ``ν [R, B, c]``; 0 on padded rows."""
+    def single(self) -> Factors | None:
+        """The factors as float32 reads them fastest: a copy of float64, half its size; codes as they are."""
+        if self.factors is None or self.factors.codes.dtype != torch.float64:
+            return self.factors
+        return self.factors.with_codes(self.factors.codes.float())
+
+    def loadings(self, nu: Tensor, single: Factors | None = None) -> Tensor:
+        """Aν ``[R, B, n]``, for ``ν [R, B, c]``; 0 on padded rows.
+
+        Args:
+            nu: ``[R, B, c]``.
+            single: Factors to be multiplied in float32, which is enough for a rough step; None for float64.
+        """
         k = 0 if self.factors is None else self.factors.shape[-1]
         if self.factors is None:
             assert self.ones is not None
             return nu * self.ones
-        rows = self.factors.loadings(nu[..., :k] * self.scale)
+        priced = nu[..., :k] * self.scale
+        rows = self.factors.loadings(priced) if single is None else single.loadings(priced.float()).to(nu.dtype)
         if self.ones is not None:
             rows = rows + nu[..., k:]
         return rows if self.mask is None else torch.where(self.mask, rows, 0.0)
@@ -185,6 +201,11 @@ class NewtonMatrix:
         c = self.columns.count
         return c if self.block is None else min(c, self.block.shape[-2])
 
+    @property
+    def suits_rough_steps(self) -> bool:
+        """Whether conjugate gradients are the cheaper way to a step: M is large, and its rows are few and at hand."""
+        return self.block is not None and self.size >= _LEAST_SIZE
+
     def on_the_rows_of(self, other: NewtonMatrix) -> bool:
         """Whether both gathered the same rows."""
         if self.index is None or other.index is None:
@@ -204,8 +225,8 @@ class NewtonMatrix:
         rows = ((d * self.scales).unsqueeze(-2) @ self.block.mT) * self.h.gather(-1, self.index).unsqueeze(-2)
         return self.columns.soft * d + (rows @ self.block).squeeze(-2) * self.scales
 
-    def solve_roughly(self, r: Tensor, tol: float, max_steps: int) -> Tensor:
-        """``d ≈ M⁻¹r`` by conjugate gradients in float32, to ``‖r − M d‖ ≤ tol ‖r‖`` or for so many steps.
+    def solve_roughly(self, r: Tensor, tol: float) -> Tensor:
+        """``d ≈ M⁻¹r`` by conjugate gradients in float32, to ``‖r − M d‖ ≤ tol ‖r‖`` or for the time of a factorisation.
 
         Any such d leads downhill, which is all that a step far from the solution has to do.
         """
@@ -220,7 +241,7 @@ class NewtonMatrix:
         soft, rest = self.columns.soft.float(), (r / size).float().view(R * B, 1, c)
         d, search = torch.zeros_like(rest), rest
         norm = torch.linalg.vecdot(rest, rest).unsqueeze(-1)
-        for step in range(max_steps):
+        for step in range(self.size // _SIZE_PER_STEP):
             product = torch.addcmul(torch.bmm(torch.bmm(search, root.mT), root), soft, search)
             length = norm / (torch.linalg.vecdot(search, product).unsqueeze(-1) + tiny)
             d = torch.addcmul(d, length, search)

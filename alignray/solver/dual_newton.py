@@ -22,11 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alignray.costs.factors import Factors
 from alignray.solver.columns import Columns, NewtonMatrix
 from alignray.solver.separable import Separable
 
-_LEAST_SIZE = 96  # a smaller system is factorised in the time of a few conjugate gradient steps
-_STEPS_PER_SIZE = 1 / 16  # a factorisation costs as much as about so many conjugate gradient steps per unknown
 _ROUGH_STEPS = 30  # Newton steps that may be rough
 _ROUGH = 0.1
 _EXACT = 1e-3  # a forcing term below this asks for more than float32 has
@@ -71,6 +70,8 @@ class DualNewton:
         x = self.separable.argmax(v)
         progress = _Progress.begin(columns, p, tol / 2)
         matrix: NewtonMatrix | None = None
+        single: Factors | None = None  # the factors for rough steps
+        drifted = False  # whether v took a rough step, and is p − Aν no better than float32
         while True:
             h = self.separable.compliance(x)
             unchanged = matrix is not None and torch.equal(h, matrix.h)
@@ -80,15 +81,25 @@ class DualNewton:
                 matrix = following
             gradient = columns.soft * nu - matrix.exposures(x)
             running = progress.update(gradient, x)
-            if not bool(running.any()) or progress.steps == max_iter:
+            going = bool(running.any()) and progress.steps < max_iter
+            rough = going and not unchanged and progress.rough and matrix.suits_rough_steps
+            if drifted and not rough:
+                v, drifted = p - columns.loadings(nu), False
+                x = self.separable.argmax(v)
+                continue
+            if not going:
                 return x, nu, iterations, matrix
-            step = self._direction(matrix, -gradient, progress, unchanged=unchanged)
-            step, running = progress.accept(step, running)
-            loads = columns.loadings(step)
-            length = self._search(v, x, nu, step, loads)
+            step = matrix.solve_roughly(-gradient, progress.forcing) if rough else matrix.solve_once(-gradient)
+            if rough and not bool(step.isfinite().all()):  # numbers that are too large for float32
+                step, rough = matrix.solve_once(-gradient), False
+            step = progress.accept(step, running, rough=rough)
+            if rough and single is None:
+                single = columns.single()
+            loads = columns.loadings(step, single if rough else None)
+            length, x = self._search(v, x, nu, step, loads)
             nu = nu + length.unsqueeze(-1) * step
             v = v - length.unsqueeze(-1) * loads
-            x = self.separable.argmax(v)
+            drifted = drifted or rough
             iterations = iterations + running
 
     def adjoint(self, q: Tensor, g: Tensor, matrix: NewtonMatrix | None) -> tuple[Tensor, Tensor]:
@@ -116,17 +127,8 @@ class DualNewton:
         relative = torch.where(error == 0, 0.0, error / unit.clamp(min=torch.finfo(g.dtype).tiny))
         return g - self.columns.loadings(solved), relative
 
-    def _direction(self, matrix: NewtonMatrix, r: Tensor, progress: _Progress, *, unchanged: bool) -> Tensor:
-        if matrix.block is not None and not unchanged and progress.rough and matrix.size >= _LEAST_SIZE:
-            max_steps = max(1, int(matrix.size * _STEPS_PER_SIZE))
-            rough = matrix.solve_roughly(r, progress.forcing, max_steps)
-            if bool(rough.isfinite().all()):
-                progress.rough_steps += 1
-                return rough
-        return matrix.solve_once(r)  # what it lacks in accuracy the next step makes good
-
-    def _search(self, v: Tensor, x: Tensor, nu: Tensor, step: Tensor, loads: Tensor) -> Tensor:
-        """How far to go, ``[R, B]``: to where the dual, convex along the step, has lost most of its slope.
+    def _search(self, v: Tensor, x: Tensor, nu: Tensor, step: Tensor, loads: Tensor) -> tuple[Tensor, Tensor]:
+        """How far to go, ``[R, B]``, and x there: to where the dual, convex along the step, has lost most of its slope.
 
         Newton's method on the slope, within a bracket. A trial costs a few passes over the rows, none over the factors.
         """
@@ -143,7 +145,7 @@ class DualNewton:
             slope = linear + length * bend - (trial * loads).sum(-1)
             flat = slope.abs() <= enough
             if bool(flat.all()):
-                break
+                return length, trial
             curvature = bend + (self.separable.compliance(trial) * loads.square()).sum(-1)
             low = torch.where(slope < 0, length, low)
             high = torch.where(slope < 0, high, length)
@@ -153,7 +155,7 @@ class DualNewton:
             inside = (newton > low) & (newton < torch.minimum(high, 10 * length))
             following = torch.where(inside, newton, torch.where(high.isinf(), 10 * length, middle))
             length = torch.where(flat | slope.isnan(), length, following)
-        return length
+        return length, self.separable.argmax(v - length.unsqueeze(-1) * loads)
 
 
 @dataclass(slots=True, eq=False)
@@ -169,7 +171,7 @@ class _Progress:
     best: Tensor
     size: Tensor
     waited: Tensor
-    steps: int = -1
+    steps: int = 0
     rough_steps: int = 0
     forcing: float = _ROUGH
 
@@ -187,7 +189,6 @@ class _Progress:
 
     def update(self, gradient: Tensor, x: Tensor) -> Tensor:
         """Take note of a new state; which elements have not arrived, ``[R, B]``."""
-        self.steps += 1
         residual = self._residual(gradient, x)
         running = (residual > self.tol) & ~self.stuck
         size = torch.linalg.vector_norm(gradient, dim=-1)
@@ -200,13 +201,15 @@ class _Progress:
         self.stuck = self.stuck | (self.waited > _PATIENCE)
         return running & ~self.stuck
 
-    def accept(self, step: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
+    def accept(self, step: Tensor, running: Tensor, *, rough: bool) -> Tensor:
         """The step, 0 for the elements that have arrived.
 
         Where rounding has spoilt the factorisation there is no step: the element stays finite, and unconverged.
         """
+        self.steps += 1
+        self.rough_steps += rough
         self.stuck = self.stuck | (running & ~step.isfinite().all(-1))
-        return torch.where((running & ~self.stuck).unsqueeze(-1), step, 0.0), running
+        return torch.where((running & ~self.stuck).unsqueeze(-1), step, 0.0)
 
     def _residual(self, gradient: Tensor, x: Tensor) -> Tensor:
         """At least the KKT residual; near the tolerance, where it takes a pass over F to know, the residual itself."""

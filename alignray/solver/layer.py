@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alignray.costs.cost import Cost
 from alignray.costs.factors import Factors
-from alignray.costs.term import SeparableTerm, Term, over_rows
+from alignray.costs.term import SeparableTerm, Term, is_number, over_rows
 from alignray.costs.terms import Box, FactorNeutral, FactorPenalty, SumNeutral
 from alignray.errors import CostError, InvalidArgumentError, UnconvergedError
 from alignray.solver.certificate import kkt_residual
@@ -58,10 +58,12 @@ class SolverLayer(nn.Module):
         super().__init__()
         _require_option("backend", backend, ("native", "cvxpylayers"))
         _require_option("on_failure", on_failure, ("raise", "nan"))
-        if not tol > 0:
-            raise InvalidArgumentError(f"tol: expected a number above 0, got {tol}")
-        if max_iter < 1:
-            raise InvalidArgumentError(f"max_iter: expected at least 1, got {max_iter}")
+        if not (is_number(tol) and tol > 0):
+            raise InvalidArgumentError(f"tol: expected a number above 0, got {tol!r}")
+        if not (isinstance(max_iter, int) and max_iter >= 1):
+            raise InvalidArgumentError(f"max_iter: expected a whole number of at least 1, got {max_iter!r}")
+        if not isinstance(solver_args, Mapping | None):
+            raise InvalidArgumentError(f"solver_args: expected options by name, got {solver_args!r}")
         if backend == "native" and solver_args:
             raise InvalidArgumentError(
                 f"solver_args: expected none with backend='native', got {dict(solver_args)}; "
@@ -101,6 +103,8 @@ class SolverLayer(nn.Module):
             UnconvergedError: A solve did not converge and ``on_failure`` is ``"raise"``; in the backward pass too.
         """
         problem = Problem.of(self.cost, p, F, mask, previous)
+        if not isinstance(warm, Solution | None):
+            raise InvalidArgumentError(f"warm: expected a Solution, got {type(warm).__name__}")
         if self._reference is not None:
             solution = self._solve_reference(self._reference, problem)
         else:

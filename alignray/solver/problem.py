@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from alignray.costs.arguments import batch_shape
+from alignray.costs.arguments import batch_shape, batch_with_strengths
 from alignray.costs.cost import Cost
 from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
@@ -55,7 +54,7 @@ class Problem:
         if F is None and cost.uses_factors:
             reader = next(term.name for term in cost.terms if term.reads_factors)
             raise InvalidArgumentError(f"F: expected factors [..., n, k], since the cost has a {reader}; got None")
-        batch = _with_strengths(batch, cost, p.device)
+        batch = batch_with_strengths(batch, cost.strengths, p.device)
         converted = cost.with_strengths(lambda strength: strength.to(p.device, torch.float64))
         if any(isinstance(strength, Tensor) for strength in cost.strengths.values()):
             converted.require_strong_convexity()
@@ -161,17 +160,3 @@ def detached(cost: Cost, change: Callable[[Tensor], Tensor] = lambda strength: s
 
 def _known(values: Tensor, mask: Tensor | None) -> Tensor:
     return values if mask is None else torch.where(mask, values, 0.0)
-
-
-def _with_strengths(batch: torch.Size, cost: Cost, device: torch.device) -> torch.Size:
-    for name, strength in cost.strengths.items():
-        if isinstance(strength, Tensor):
-            if strength.dim() and strength.device != device:
-                raise InvalidArgumentError(f"{name}: expected the device of p, {device}, got {strength.device}")
-            try:
-                batch = cast("torch.Size", torch.broadcast_shapes(batch, strength.shape))
-            except RuntimeError:
-                raise InvalidArgumentError(
-                    f"{name}: expected a shape that broadcasts to the batch {list(batch)}, got {list(strength.shape)}"
-                ) from None
-    return batch

@@ -139,20 +139,19 @@ class Separable:
         low, high = reach.clamp(max=0), reach.clamp(min=0)
         chord = self._slope(reach) - base
         t = torch.where(chord == 0, reach, reach * ((target - base) / torch.where(chord == 0, 1.0, chord)))
-        eps = torch.finfo(target.dtype).eps
-        tolerance = 4 * eps * (target.abs() + base.abs())
+        eps, last = torch.finfo(target.dtype).eps, torch.full_like(target, torch.inf)
         for _ in range(_MAX_STEPS):
             excess = self._slope(t) - target
-            if bool((excess.abs() <= tolerance).all()):
+            step = excess / self._curvature(t)
+            found = (excess.abs() <= 4 * eps * (target.abs() + base.abs())) | (step.abs() <= eps * t.abs())
+            if bool(found.all()):
                 break
             high = torch.where(excess > 0, t, high)
             low = torch.where(excess > 0, low, t)
-            newton = t - excess / self._curvature(t)
-            inside = (newton >= low) & (newton <= high)
-            following = torch.where(inside, newton, (low + high) / 2)
-            if bool(((following - t).abs() <= eps * torch.maximum(t.abs(), reach.abs())).all()):
-                break
-            t = following
+            # Where φ' bends both ways Newton's steps may go in circles within the bracket: they have to gain.
+            newton, gains = t - step, excess.abs() <= 0.5 * last
+            following = torch.where(gains & (newton >= low) & (newton <= high), newton, (low + high) / 2)
+            t, last = torch.where(found, t, following), excess.abs()
         return t
 
     def _linear_root(self, target: Tensor) -> Tensor:

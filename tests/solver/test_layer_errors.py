@@ -63,7 +63,7 @@ def test_non_finite_numbers_are_fine_where_the_mask_leaves_them_out():
         ({"on_failure": "ignore"}, "on_failure: expected one of 'raise', 'nan', got 'ignore'"),
         ({"tol": 0.0}, "tol: expected a number above 0, got 0.0"),
         ({"tol": math.nan}, "tol: expected a number above 0, got nan"),
-        ({"max_iter": 0}, "max_iter: expected at least 1, got 0"),
+        ({"max_iter": 0}, "max_iter: expected a whole number of at least 1, got 0"),
         ({"solver_args": {"eps": 1e-3}}, "solver_args: expected none with backend='native'"),
     ],
 )
