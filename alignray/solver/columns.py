@@ -12,7 +12,7 @@ from alignray.costs.factors import Factors
 from alignray.costs.term import Strength, over_rows
 
 _REFINEMENTS = 4
-_RIDGE = 1e-11
+_RIDGE = 1e-14
 """Of what the diagonal of M would be if all rows moved."""
 _LOOK_EVERY = 4
 """Conjugate gradient steps from one look at the residual to the next, since a look costs as much as a product."""
@@ -179,6 +179,7 @@ class NewtonMatrix:
     scales: Tensor
     _factor: Tensor | None = field(default=None, init=False)
     _root: Tensor | None = field(default=None, init=False)
+    _damped: bool = field(default=False, init=False)
 
     @classmethod
     def of(cls, columns: Columns, h: Tensor, x: Tensor) -> NewtonMatrix:
@@ -226,7 +227,7 @@ class NewtonMatrix:
         return self.columns.soft * d + (rows @ self.block).squeeze(-2) * self.scales
 
     def solve_roughly(self, r: Tensor, tol: float) -> Tensor:
-        """``d ≈ M⁻¹r`` by conjugate gradients in float32, to ``‖r − M d‖ ≤ tol ‖r‖`` or for the time of a factorisation.
+        """``d ≈ M⁻¹r`` by conjugate gradients in float32, to ``‖r − M d‖ ≤ tol ‖r‖``, or for a factorisation's time.
 
         Any such d leads downhill, which is all that a step far from the solution has to do.
         """
@@ -278,10 +279,18 @@ class NewtonMatrix:
             error = torch.where(gain, error_of_better, error)
         return d, error.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
-    def solve_once(self, r: Tensor) -> Tensor:
-        """The same without refinement; NaN where rounding has made M indefinite."""
-        if self._factor is None:
-            self._factorise()
+    def solve_once(self, r: Tensor, damping: Tensor | float = 0.0) -> Tensor:
+        """The same without refinement; NaN where rounding has made M indefinite.
+
+        Args:
+            r: ``[R, B, c]``.
+            damping: How much more than M resists where columns are held at 0, as a share of all rows moving ``[R, B]``:
+                few rows that move say little about those that rest. A factor that is there already keeps its own.
+        """
+        damped = isinstance(damping, Tensor)
+        if self._factor is None or (self._damped and not damped):
+            self._factorise(damping)
+            self._damped = damped
         assert self._factor is not None
         if self._root is None:
             return torch.cholesky_solve(r.unsqueeze(-1), self._factor).squeeze(-1)
@@ -289,7 +298,7 @@ class NewtonMatrix:
         rows = torch.cholesky_solve(self._root @ (r * self.scales).unsqueeze(-1), self._factor)
         return r - (self._root.mT @ rows).squeeze(-1) * self.scales
 
-    def _factorise(self) -> None:
+    def _factorise(self, damping: Tensor | float) -> None:
         priced = self.columns.all_priced
         if self.block is not None and self.index is not None:
             root = self.block * self.h.gather(-1, self.index).sqrt().unsqueeze(-1)
@@ -302,7 +311,7 @@ class NewtonMatrix:
         else:
             matrix = self._scaled(self.columns.gram(self.h))
         if not priced:
-            _add_ridge(matrix, self.columns)
+            _add_ridge(matrix, self.columns, damping)
         # Not `cholesky`: that raises for the whole batch, and waits for the device to do so.
         factor, info = torch.linalg.cholesky_ex(matrix)
         self._factor = torch.where((info > 0)[..., None, None], torch.nan, factor) if bool(info.any()) else factor
@@ -313,14 +322,14 @@ class NewtonMatrix:
         return matrix
 
 
-def _add_ridge(matrix: Tensor, columns: Columns) -> None:
+def _add_ridge(matrix: Tensor, columns: Columns, damping: Tensor | float) -> None:
     """Make M definite where columns that are held at 0 depend on one another, or no row is left that could move.
 
-    The ridge is of rounding size: refining the solution takes its effect out again.
+    The ridge is of rounding size unless it is asked to dampen a step: refining takes its effect out again.
     """
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     eps = torch.finfo(matrix.dtype).eps
     largest = diagonal.amax(-1, keepdim=True)
     free = columns.norms.square().amax(-1, keepdim=True) * columns.give
-    ridge = torch.maximum(16 * columns.count * eps * largest, _RIDGE * free)
+    ridge = torch.maximum(16 * columns.count * eps * largest, (_RIDGE + over_rows(damping)) * free)
     diagonal.add_(torch.where(ridge == 0, 1.0, ridge))

@@ -31,6 +31,7 @@ _ROUGH = 0.1
 _EXACT = 1e-3  # a forcing term below this asks for more than float32 has
 _FLAT = 0.4  # the share of its slope that a line search leaves
 _MAX_TRIALS = 60
+_DAMPING = 1e-2  # of the first step, see `NewtonMatrix.solve_once`; it falls with the square of the gradient
 _PATIENCE = 12  # exact steps without gain before an element is given up
 
 
@@ -74,7 +75,8 @@ class DualNewton:
         drifted = False  # whether v took a rough step, and is p − Aν no better than float32
         while True:
             h = self.separable.compliance(x)
-            unchanged = matrix is not None and torch.equal(h, matrix.h)
+            same = torch.zeros_like(iterations, dtype=torch.bool) if matrix is None else (h == matrix.h).all(-1)
+            unchanged = matrix is not None and bool(same.all())
             following = NewtonMatrix.of(columns, h, x)
             # Kept with its factor, which may serve the derivative too.
             if matrix is None or not unchanged or not matrix.on_the_rows_of(following):
@@ -89,9 +91,10 @@ class DualNewton:
                 continue
             if not going:
                 return x, nu, iterations, matrix
-            step = matrix.solve_roughly(-gradient, progress.forcing) if rough else matrix.solve_once(-gradient)
+            damping = 0.0 if unchanged else self._damping(progress, h, same)
+            step = matrix.solve_roughly(-gradient, progress.forcing) if rough else matrix.solve_once(-gradient, damping)
             if rough and not bool(step.isfinite().all()):  # numbers that are too large for float32
-                step, rough = matrix.solve_once(-gradient), False
+                step, rough = matrix.solve_once(-gradient, damping), False
             step = progress.accept(step, running, rough=rough)
             if rough and single is None:
                 single = columns.single()
@@ -126,6 +129,14 @@ class DualNewton:
         unit = torch.linalg.vector_norm(matrix.h.sqrt() * g, dim=-1)
         relative = torch.where(error == 0, 0.0, error / unit.clamp(min=torch.finfo(g.dtype).tiny))
         return g - self.columns.loadings(solved), relative
+
+    def _damping(self, progress: _Progress, h: Tensor, same: Tensor) -> Tensor | float:
+        """How much to dampen a step, ``[R, B]``: not at all where every row moves, or the same rows as before."""
+        resting = h == 0 if self.separable.mask is None else (h == 0) & self.separable.mask
+        if progress.columns.all_priced or not bool(resting.any()):
+            return 0.0
+        far = progress.ratio > _EXACT
+        return _DAMPING * progress.ratio.square() * (far & resting.any(-1) & ~same)
 
     def _search(self, v: Tensor, x: Tensor, nu: Tensor, step: Tensor, loads: Tensor) -> tuple[Tensor, Tensor]:
         """How far to go, ``[R, B]``, and x there: to where the dual, convex along the step, has lost most of its slope.
@@ -169,6 +180,7 @@ class _Progress:
     row_norms: Tensor
     stuck: Tensor
     best: Tensor
+    first: Tensor
     size: Tensor
     waited: Tensor
     steps: int = 0
@@ -180,7 +192,7 @@ class _Progress:
         unit = p.abs().amax(-1).clamp(min=1)
         endless = torch.full_like(unit, torch.inf)
         stuck = torch.zeros_like(unit, dtype=torch.bool)
-        return cls(columns, tol, unit, columns.row_norms(), stuck, endless, endless, torch.zeros_like(unit))
+        return cls(columns, tol, unit, columns.row_norms(), stuck, endless, endless, endless, torch.zeros_like(unit))
 
     @property
     def rough(self) -> bool:
@@ -194,12 +206,18 @@ class _Progress:
         size = torch.linalg.vector_norm(gradient, dim=-1)
         rate = torch.where(running & self.size.isfinite(), size / self.size, 0.0)
         self.forcing = min(_ROUGH, float(rate.amax()) ** 2) if self.steps and running.numel() else _ROUGH
+        self.first = torch.where(self.first.isinf(), size, self.first)
         self.size = size
         gained = size < 0.9 * self.best
         self.best = torch.where(gained, size, self.best)
         self.waited = torch.where(gained, 0.0, self.waited + (not self.rough))
         self.stuck = self.stuck | (self.waited > _PATIENCE)
         return running & ~self.stuck
+
+    @property
+    def ratio(self) -> Tensor:
+        """The size of the gradient as a share of the first ``[R, B]``, 1 at most."""
+        return (self.size / self.first.clamp(min=torch.finfo(self.size.dtype).tiny)).clamp(max=1)
 
     def accept(self, step: Tensor, running: Tensor, *, rough: bool) -> Tensor:
         """The step, 0 for the elements that have arrived.
