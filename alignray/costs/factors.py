@@ -125,17 +125,16 @@ class Factors:
         return self.with_codes(codes)
 
     def _plain(self, vector: Tensor) -> bool:
-        return self.codes.dtype == vector.dtype and self._is_scaled_by(1.0, 0.0)
+        return self.codes.dtype == vector.dtype and self._unscaled
 
-    def _is_scaled_by(self, scale: float, offset: float) -> bool:
-        return (
-            not isinstance(self.scale, Tensor)
-            and not isinstance(self.offset, Tensor)
-            and ((self.scale, self.offset) == (scale, offset))
-        )
+    @property
+    def _unscaled(self) -> bool:
+        """Whether the codes are the numbers themselves."""
+        tensors = isinstance(self.scale, Tensor) or isinstance(self.offset, Tensor)
+        return not tensors and (self.scale, self.offset) == (1.0, 0.0)
 
     def _affine(self, codes: Tensor) -> Tensor:
-        if self._is_scaled_by(1.0, 0.0):
+        if self._unscaled:
             return codes
         return codes * _like(self.scale, codes) + _like(self.offset, codes)
 

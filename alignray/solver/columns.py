@@ -63,7 +63,7 @@ class Columns:
             mask: Rows that exist ``[R, B, n]``, or None for all.
             stiffness: γ, the strong convexity of the rows, broadcast to ``[R, B, 1]``.
         """
-        if not cost.uses_factors or (factors is not None and not factors.shape[-1]):
+        if factors is not None and not factors.shape[-1]:
             factors = None
         if factors is None and not cost.sum_neutral:
             return None
@@ -185,15 +185,13 @@ class NewtonMatrix:
     def of(cls, columns: Columns, h: Tensor, x: Tensor) -> NewtonMatrix:
         """M where the rows are at ``x [R, B, n]``."""
         counting = (h > 0) | (x != 0)
+        a = int(counting.sum(-1).amax()) if counting.numel() else 0
+        if a > _SHRINK * h.shape[-1]:
+            return cls(columns, h, None, None, columns.scales)
         if h.shape[:-1].numel() == 1:
             index = counting.flatten().nonzero().view(1, 1, -1)
         else:
-            a = int(counting.sum(-1).amax()) if counting.numel() else 0
-            if a > _SHRINK * h.shape[-1]:
-                return cls(columns, h, None, None, columns.scales)
             index = counting.to(torch.uint8).argsort(dim=-1, descending=True)[..., :a]
-        if index.shape[-1] > _SHRINK * h.shape[-1]:
-            return cls(columns, h, None, None, columns.scales)
         return cls(columns, h, index, columns.rows(index), columns.scales)
 
     @property

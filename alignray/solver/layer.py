@@ -16,7 +16,7 @@ from alignray.errors import CostError, InvalidArgumentError, UnconvergedError
 from alignray.solver.certificate import kkt_residual
 from alignray.solver.cvxpylayers import CvxpyBackend
 from alignray.solver.native import NativeSolve
-from alignray.solver.problem import Problem, detached
+from alignray.solver.problem import Problem
 from alignray.solver.separable import Separable
 from alignray.solver.solution import Solution
 
@@ -120,10 +120,10 @@ class SolverLayer(nn.Module):
         with torch.no_grad():
             solve = NativeSolve.of(problem, tol=self.tol, max_iter=self.max_iter, start=start)
             residual = kkt_residual(
-                detached(problem.cost),
+                problem.cost,
                 solve.q,
                 problem.p,
-                problem.coupling,
+                problem.factors,
                 problem.mask,
                 problem.previous,
                 dual=solve.dual,
@@ -136,7 +136,7 @@ class SolverLayer(nn.Module):
         return Solution(q, residual, solve.iterations, residual <= self.tol, solve.dual)
 
     def _solve_reference(self, backend: CvxpyBackend, problem: Problem) -> Solution:
-        q, residual = backend.solve(problem.p, problem.coupling, problem.previous, problem.mask)
+        q, residual = backend.solve(problem.p, problem.factors, problem.previous, problem.mask)
         if problem.mask is not None:
             q = torch.where(problem.mask, q, 0.0)
         iterations = torch.zeros(residual.shape, dtype=torch.int64, device=residual.device)
@@ -171,9 +171,9 @@ def _rows_alone(problem: Problem, solve: NativeSolve) -> Tensor:
     if learned or (problem.previous is not None and problem.previous.requires_grad):
         separable = Separable.of(cost, problem.previous, problem.mask)
         surplus = surplus - separable.slope(q)
-        if problem.coupling is not None:
-            exposures = problem.coupling.exposures(q)
-            surplus = surplus - problem.coupling.loadings(over_rows(cost.factor_strength) * exposures)
+        if problem.factors is not None:
+            exposures = problem.factors.exposures(q)
+            surplus = surplus - problem.factors.loadings(over_rows(cost.factor_strength) * exposures)
         anchor = separable.anchor(q)
         if anchor is not None:
             return anchor + solve.compliance() * (surplus - surplus.detach())

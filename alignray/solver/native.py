@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignray.solver.columns import Columns, NewtonMatrix
 from alignray.solver.dual_newton import DualNewton
-from alignray.solver.problem import Layout, Problem, detached
+from alignray.solver.problem import Layout, Problem
 from alignray.solver.separable import Separable
 
 
@@ -52,14 +52,14 @@ class NativeSolve:
         p = layout.rows(problem.p.detach())
         mask = None if problem.mask is None else layout.rows(problem.mask)
         previous = None if problem.previous is None else layout.rows(problem.previous.detach())
-        factors = None if problem.coupling is None else layout.factors(problem.coupling)
+        factors = None if problem.factors is None else layout.factors(problem.factors)
         begin = None if start is None else layout.rows(start)
         q, iterations = torch.empty_like(p), torch.zeros(layout.shape, dtype=torch.int64, device=p.device)
         dual = p.new_zeros(*layout.shape, problem.num_duals) if problem.num_duals else None
         pieces = []
         for members, eras in layout.pieces(problem):
             at = (members, eras)
-            cost = detached(problem.cost, lambda strength, at=at: layout.numbers(strength)[at])  # type: ignore[misc]
+            cost = problem.cost.with_strengths(lambda strength, at=at: layout.numbers(strength.detach())[at])  # type: ignore[misc]
             rows = None if mask is None else mask[at]
             separable = Separable.of(cost, None if previous is None else previous[at], rows)
             own = None if factors is None else factors.with_codes(factors.codes[eras])

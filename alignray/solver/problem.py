@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,11 +63,12 @@ class Problem:
             if not bool(values.isfinite().all()):
                 bad = int((~values.isfinite()).sum())
                 raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
+        factors = None if F is None else Factors.of(F).finite(mask)
         reads_previous = cost.uses_previous and previous is not None
         return cls(
             cost=converted,
             p=vectors["p"].expand(*batch, p.shape[-1]),
-            factors=None if F is None else Factors.of(F).finite(mask),
+            factors=factors if cost.uses_factors else None,
             mask=mask,
             previous=vectors["previous"].expand(*batch, p.shape[-1]) if reads_previous else None,
         )
@@ -78,14 +79,9 @@ class Problem:
         return self.p.shape[:-1]
 
     @property
-    def coupling(self) -> Factors | None:
-        """The factors, if the cost reads them."""
-        return self.factors if self.cost.uses_factors else None
-
-    @property
     def num_duals(self) -> int:
         """c, the number of columns that couple the rows."""
-        return (self.coupling.shape[-1] if self.coupling is not None else 0) + self.cost.sum_neutral
+        return (self.factors.shape[-1] if self.factors is not None else 0) + self.cost.sum_neutral
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +102,8 @@ class Layout:
     def of(cls, problem: Problem) -> Layout:
         """The layout of a problem."""
         own: tuple[int, ...] = tuple(problem.batch)
-        if problem.coupling is not None:
-            axes = problem.coupling.shape[:-2]
+        if problem.factors is not None:
+            axes = problem.factors.shape[:-2]
             own = (1,) * (len(problem.batch) - len(axes)) + tuple(axes)
         lacking = [axis for axis, size in enumerate(own) if size == 1 and problem.batch[axis] != 1]
         rest = [axis for axis in range(len(own)) if axis not in lacking]
@@ -142,20 +138,13 @@ class Layout:
     def pieces(self, problem: Problem) -> Iterator[tuple[slice, slice]]:
         """Parts of R and of B that are small enough to be solved together."""
         members, eras = self.shape
-        numbers = 1 if problem.coupling is None else max(1, math.prod(problem.coupling.shape[-2:]))
+        numbers = 1 if problem.factors is None else max(1, math.prod(problem.factors.shape[-2:]))
         limit = _AT_ONCE.get(problem.p.device.type, _AT_ONCE["cpu"])
         wide = max(1, min(eras, limit // numbers))
         tall = max(1, min(members, 8 * limit // (numbers * wide)))
         for start in range(0, eras, wide):
             for top in range(0, members, tall):
                 yield slice(top, top + tall), slice(start, start + wide)
-
-
-def detached(cost: Cost, change: Callable[[Tensor], Tensor] = lambda strength: strength) -> Cost:
-    """The same cost with strengths that carry no gradient, and are not checked again."""
-    if not any(isinstance(strength, Tensor) for strength in cost.strengths.values()):
-        return cost
-    return cost.with_strengths(lambda strength: change(strength.detach()))
 
 
 def _known(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -114,7 +114,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return "from a checkout" if package == "alignray" else "not installed"
 
 
 def _show(title: str, table: str) -> None:

@@ -27,10 +27,6 @@ GRADIENTS = {
 }
 """Each arm's gradient in p for one era, likewise."""
 
-# cvxpylayers 1.2.0 calls np.array on tensors, whose __array__ lacks NumPy 2's `copy`.
-through_cvxpylayers = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:cvxpylayers"
-)
 arms = pytest.mark.parametrize("arm", OBJECTIVES)
 costs = pytest.mark.parametrize("name", COSTS)
 few_costs = pytest.mark.parametrize("name", ["quadratic+factor_penalty", "quadratic+soft_l1", "every term"])
@@ -92,7 +88,6 @@ def test_gradcheck_in_the_prediction_and_in_every_strength(arm, name, device):
     assert torch.autograd.gradcheck(loss, inputs, eps=1e-5, atol=2e-6)
 
 
-@through_cvxpylayers
 @costs
 def test_aligned_agrees_with_differentiation_through_cvxpylayers(name):
     case = instance(2, 5, 3, 2)
@@ -105,7 +100,6 @@ def test_aligned_agrees_with_differentiation_through_cvxpylayers(name):
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-@through_cvxpylayers
 @arms
 @few_costs
 def test_an_arm_on_the_reference_backend_is_the_same_arm(arm, name):

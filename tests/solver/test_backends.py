@@ -13,12 +13,6 @@ from alignray.errors import InvalidArgumentError, UnconvergedError
 from alignray.solver import SolverLayer
 from alignray.solver.cvxpylayers import CvxpyBackend
 
-pytestmark = [
-    # cvxpylayers 1.2.0 calls np.array on tensors, whose __array__ lacks NumPy 2's `copy`.
-    pytest.mark.filterwarnings(
-        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:cvxpylayers"
-    ),
-]
 costs = pytest.mark.parametrize("name", COSTS)
 
 

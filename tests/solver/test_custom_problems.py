@@ -30,10 +30,6 @@ from alignray.solver import SolverLayer
 from alignray.solver.cvxpylayers import CvxpyBackend, _conic_residual
 
 pytestmark = [
-    # cvxpylayers 1.2.0 calls np.array on tensors, whose __array__ lacks NumPy 2's `copy`.
-    pytest.mark.filterwarnings(
-        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:cvxpylayers"
-    ),
     # diffcp warns of what the residual says, and computes on where Clarabel has failed.
     pytest.mark.filterwarnings("ignore:Solved/Inaccurate:UserWarning:diffcp"),
     pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning"),

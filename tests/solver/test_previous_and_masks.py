@@ -30,10 +30,6 @@ from alignray.objectives import OBJECTIVES, objective, regret
 from alignray.solver import SolverLayer
 
 pytestmark = [
-    # cvxpylayers 1.2.0 calls np.array on tensors, whose __array__ lacks NumPy 2's `copy`.
-    pytest.mark.filterwarnings(
-        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:cvxpylayers"
-    ),
     pytest.mark.filterwarnings("ignore:Solved/Inaccurate:UserWarning:diffcp"),
 ]
 

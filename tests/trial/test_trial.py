@@ -167,10 +167,6 @@ def test_a_panel_that_is_too_short_is_told(panel):
         Trial(config(split=SplitConfig(folds=4, embargo=20)), panel)
 
 
-# cvxpylayers 1.2.0 calls np.array on tensors, whose __array__ lacks NumPy 2's `copy`.
-@pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:cvxpylayers"
-)
 def test_a_trial_through_the_reference_backend(panel):
     fold = Fold(range(2), range(3, 5))
     native, reference = (
