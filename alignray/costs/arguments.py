@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -81,3 +82,16 @@ def batch_with_strengths(batch: torch.Size, strengths: Mapping[str, Strength], d
                     f"{name}: expected a shape that broadcasts to the batch {list(batch)}, got {list(strength.shape)}"
                 ) from None
     return batch
+
+
+def require_finite(name: str, values: Tensor) -> None:
+    """Check that every number is finite.
+
+    Raises:
+        InvalidArgumentError: One is NaN or infinite.
+    """
+    # A sum is not finite if one of its numbers is not, and several times cheaper than to look at each.
+    if not math.isfinite(float(values.detach().sum())):
+        bad = int((~values.isfinite()).sum())
+        if bad:
+            raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")

@@ -89,14 +89,18 @@ class Cost:
         batch_with_strengths(batch_shape(F, mask, **given), self.strengths, x.device)
         if not x.is_floating_point():
             raise InvalidArgumentError(f"x: expected floating point numbers, got {x.dtype}")
-        factors = None if F is None or not self.uses_factors else Factors.of(F).finite(mask)
+        factors = None if F is None or not self.uses_factors else Factors.of(F)
+        if factors is not None and (constrained or mask is not None):  # else a layer has looked at them
+            factors = factors.finite(mask)
         if mask is not None:
             x = torch.where(mask, x, 0.0)
             previous = None if previous is None else torch.where(mask, previous, 0.0)
         decision = Decision(x, None if factors is None else factors.exposures(x), previous)
         values = [term.value(decision) for term in self.terms]
         total = torch.stack(torch.broadcast_tensors(*values)).sum(0)
-        violations = [(term, term.violation(decision)) for term in self.terms] if constrained else []
+        if not constrained:
+            return total
+        violations = [(term, term.violation(decision)) for term in self.terms]
         slack = (1e-6 if x.dtype == torch.float64 else 1e-3) * x.detach().norm(dim=-1).clamp(min=1)
         for term, violation in violations:
             if violation is None:

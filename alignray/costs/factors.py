@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -92,8 +93,9 @@ class Factors:
     def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows of F at ``index [R, B, a]``, ``[R, B, a, k]``, for ``codes [B, n, k]``."""
         B, n, k = self.shape
-        start = torch.arange(B, device=index.device).view(B, 1) * n
-        codes = self.codes.reshape(B * n, k).index_select(0, (start + index).flatten())
+        if B > 1:
+            index = index + torch.arange(0, B * n, n, device=index.device).unsqueeze(-1)
+        codes = self.codes.reshape(B * n, k).index_select(0, index.flatten())
         return self._affine(codes.to(dtype)).view(*index.shape, k)
 
     def row_norms(self, dtype: torch.dtype) -> Tensor:
@@ -172,9 +174,11 @@ class _Product(torch.autograd.Function):
 
 def _row_product(x: Tensor, matrix: Tensor) -> Tensor:
     """``x M`` for rows ``x [..., m]`` and ``M [..., m, l]``; leading axes that M lacks are shared, not copied."""
-    lead = x.dim() + 1 - matrix.dim()
     if matrix.dim() == 2:
         return x @ matrix
+    if matrix.dim() == 3 and len(matrix) == 1:  # one era, whoever shares it: one product of matrices
+        return x @ matrix[0]
+    lead = x.dim() + 1 - matrix.dim()
     if lead <= 0:
         return (x.unsqueeze(-2) @ matrix).squeeze(-2)
     shared = x.flatten(0, lead - 1).movedim(0, -2) @ matrix  # rows of x first: the fast order on a CPU
@@ -218,7 +222,10 @@ def _require_coefficient(name: str, value: object, codes: Tensor) -> None:
             raise InvalidArgumentError(
                 f"{name}: expected numbers that require no gradient, since none is computed in F; pass {name}.detach()"
             )
+        finite = bool(value.isfinite().all())
     elif not is_number(value):
         raise InvalidArgumentError(f"{name}: expected a number or a tensor, got {value!r}")
-    if not bool(torch.as_tensor(value).isfinite().all()):
+    else:
+        finite = math.isfinite(cast("float", value))
+    if not finite:
         raise InvalidArgumentError(f"{name}: expected finite numbers, got {value}")

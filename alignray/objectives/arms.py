@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignray.costs.arguments import batch_shape
+from alignray.costs.arguments import batch_shape, require_finite
 from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
 from alignray.solver import Solution, SolverLayer
@@ -164,7 +164,7 @@ class Mse(Objective):
         """See `Objective.evaluate`."""
         y = _targets(p, y, F, mask, previous)
         p = _known(p, mask)
-        _require_finite("p", p)
+        require_finite("p", p)
         return 0.5 * (p - y).square().sum(-1), None
 
 
@@ -220,7 +220,7 @@ def _targets(p: Tensor, y: Tensor, F: Tensor | Factors | None, mask: Tensor | No
     held = {} if previous is None else {"previous": previous}
     batch_shape(F, mask, p=p, y=y, **held)
     y = _known(y, mask)
-    _require_finite("y", y)
+    require_finite("y", y)
     return y
 
 
@@ -229,12 +229,6 @@ def _rests_are_learned(layer: SolverLayer, previous: Tensor | None) -> bool:
     bound = layer.cost.bound
     moving_bound = isinstance(bound, Tensor) and bound.requires_grad
     return moving_bound or (layer.cost.uses_previous and previous is not None and previous.requires_grad)
-
-
-def _require_finite(name: str, values: Tensor) -> None:
-    bad = int((~values.detach().isfinite()).sum())
-    if bad:
-        raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
 
 
 def _known(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ _RIDGE = 1e-14
 """Of what the diagonal of M would be if all rows moved."""
 _LOOK_EVERY = 4
 """Conjugate gradient steps from one look at the residual to the next, since a look costs as much as a product."""
-_LEAST_SIZE = 96
+LEAST_SIZE = 96
 """A smaller system is factorised in the time of a few conjugate gradient steps."""
 _SIZE_PER_STEP = 12
 """A system of so many unknowns is factorised in the time of one conjugate gradient step."""
@@ -88,6 +88,10 @@ class Columns:
     def all_priced(self) -> bool:
         """Whether nothing is held at 0."""
         return self.priced and self.ones is None
+
+    def priced_part(self, nu: Tensor) -> Tensor:
+        """e ν: the entries of ``ν [R, B, c]`` that have a price, 0 for those held at 0."""
+        return nu if self.all_priced else self.soft * nu
 
     @property
     def count(self) -> int:
@@ -168,7 +172,8 @@ class NewtonMatrix:
         columns: A.
         h: ∂x/∂v of every row, ``[R, B, n]``.
         index: The rows that move or are not 0, ``[R, B, a]`` (padded with others); None where most rows are.
-        block: A on those rows without its scales ``[R, B, a, c]``, or None.
+        block: A on those rows without its scales ``[R·B, a, c]``, or None.
+        give: h on those rows ``[R, B, a]``, or None.
         scales: Those scales, ``[R, B, c]``.
     """
 
@@ -176,6 +181,7 @@ class NewtonMatrix:
     h: Tensor
     index: Tensor | None
     block: Tensor | None
+    give: Tensor | None
     scales: Tensor
     _factor: Tensor | None = field(default=None, init=False)
     _root: Tensor | None = field(default=None, init=False)
@@ -184,15 +190,16 @@ class NewtonMatrix:
     @classmethod
     def of(cls, columns: Columns, h: Tensor, x: Tensor) -> NewtonMatrix:
         """M where the rows are at ``x [R, B, n]``."""
-        counting = (h > 0) | (x != 0)
-        a = int(counting.sum(-1).amax()) if counting.numel() else 0
-        if a > _SHRINK * h.shape[-1]:
-            return cls(columns, h, None, None, columns.scales)
+        counting, most = torch.logical_or(h, x), int(_SHRINK * h.shape[-1])
         if h.shape[:-1].numel() == 1:
-            index = counting.flatten().nonzero().view(1, 1, -1)
+            index = counting.view(-1).nonzero().view(1, 1, -1)
+            a = index.shape[-1]
         else:
-            index = counting.to(torch.uint8).argsort(dim=-1, descending=True)[..., :a]
-        return cls(columns, h, index, columns.rows(index), columns.scales)
+            a = int(counting.sum(-1).amax()) if counting.numel() else 0
+            index = counting.to(torch.uint8).argsort(dim=-1, descending=True)[..., :a] if a <= most else counting
+        if a > most:
+            return cls(columns, h, None, None, None, columns.scales)
+        return cls(columns, h, index, columns.rows(index).flatten(0, 1), h.gather(-1, index), columns.scales)
 
     @property
     def size(self) -> int:
@@ -203,7 +210,7 @@ class NewtonMatrix:
     @property
     def suits_rough_steps(self) -> bool:
         """Whether conjugate gradients are the cheaper way to a step: M is large, and its rows are few and at hand."""
-        return self.block is not None and self.size >= _LEAST_SIZE
+        return self.block is not None and self.size >= LEAST_SIZE
 
     def on_the_rows_of(self, other: NewtonMatrix) -> bool:
         """Whether both gathered the same rows."""
@@ -213,30 +220,25 @@ class NewtonMatrix:
 
     def exposures(self, x: Tensor) -> Tensor:
         """Aᵀx ``[R, B, c]`` of an x that is 0 outside of the rows that count."""
-        if self.block is None or self.index is None:
+        if self.index is None:
             return self.columns.exposures(x)
-        return (x.gather(-1, self.index).unsqueeze(-2) @ self.block).squeeze(-2) * self.scales
+        return self._exposures(x.gather(-1, self.index))
 
     def apply(self, d: Tensor) -> Tensor:
         """M d for ``d [R, B, c]``."""
-        if self.block is None or self.index is None:
-            return self.columns.soft * d + self.columns.exposures(self.h * self.columns.loadings(d))
-        rows = ((d * self.scales).unsqueeze(-2) @ self.block.mT) * self.h.gather(-1, self.index).unsqueeze(-2)
-        return self.columns.soft * d + (rows @ self.block).squeeze(-2) * self.scales
+        if self.give is None:
+            return self.columns.priced_part(d) + self.columns.exposures(self.h * self.columns.loadings(d))
+        return self.columns.priced_part(d) + self._exposures(self.give * self._loadings(d))
 
     def solve_roughly(self, r: Tensor, tol: float) -> Tensor:
         """``d ≈ M⁻¹r`` by conjugate gradients in float32, to ``‖r − M d‖ ≤ tol ‖r‖``, or for a factorisation's time.
 
         Any such d leads downhill, which is all that a step far from the solution has to do.
         """
-        assert self.block is not None
-        assert self.index is not None
         tiny = torch.finfo(torch.float32).tiny
         size = torch.linalg.vector_norm(r, dim=-1, keepdim=True).clamp(min=torch.finfo(r.dtype).tiny)
         R, B, c = r.shape
-        # S = √h A: M = diag(e) + SᵀS
-        root = (self.block * self.h.gather(-1, self.index).sqrt().unsqueeze(-1)).float().flatten(0, 1)
-        root = root * self.scales.float().expand(R, B, -1).reshape(R * B, 1, -1)
+        root = self._half().float()
         soft, rest = self.columns.soft.float(), (r / size).float().view(R * B, 1, c)
         d, search = torch.zeros_like(rest), rest
         norm = torch.linalg.vecdot(rest, rest).unsqueeze(-1)
@@ -290,34 +292,53 @@ class NewtonMatrix:
             self._factorise(damping)
             self._damped = damped
         assert self._factor is not None
+        right = r.reshape(-1, r.shape[-1], 1)
         if self._root is None:
-            return torch.cholesky_solve(r.unsqueeze(-1), self._factor).squeeze(-1)
-        # (I + SᵀS)⁻¹ = I − Sᵀ(I + SSᵀ)⁻¹S: the system of the rows is the smaller one.
-        rows = torch.cholesky_solve(self._root @ (r * self.scales).unsqueeze(-1), self._factor)
-        return r - (self._root.mT @ rows).squeeze(-1) * self.scales
+            solved = torch.cholesky_solve(right, self._factor)
+        else:  # (I + SᵀS)⁻¹ = I − Sᵀ(I + SSᵀ)⁻¹S: the system of the rows is the smaller one.
+            rows = torch.cholesky_solve(torch.bmm(self._root, right), self._factor)
+            solved = torch.baddbmm(right, self._root.mT, rows, alpha=-1)
+        return solved.view(r.shape)
 
     def _factorise(self, damping: Tensor | float) -> None:
-        priced = self.columns.all_priced
-        if self.block is not None and self.index is not None:
-            root = self.block * self.h.gather(-1, self.index).sqrt().unsqueeze(-1)
-            if priced and root.shape[-2] < root.shape[-1]:
-                self._root = root
-                matrix = (root @ root.mT) * self.scales.square().unsqueeze(-1)
-                matrix.diagonal(dim1=-2, dim2=-1).add_(1.0)
-            else:
-                matrix = self._scaled(root.mT @ root)
+        c = self.columns.count
+        if self.block is None:
+            gram = self.columns.gram(self.h) * self.scales.unsqueeze(-1) * self.scales.unsqueeze(-2)
+            matrix, diagonal = gram.flatten(0, 1), self.columns.soft
+        elif self.columns.all_priced and self.block.shape[-2] < c:
+            root = self._root = self._half()
+            matrix, diagonal = torch.bmm(root, root.mT), torch.ones_like(root[0, :, 0])
         else:
-            matrix = self._scaled(self.columns.gram(self.h))
-        if not priced:
-            _add_ridge(matrix, self.columns, damping)
+            root = self._half()
+            matrix, diagonal = torch.bmm(root.mT, root), self.columns.soft
+        matrix.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+        if not self.columns.all_priced:
+            _add_ridge(matrix.view(*self.h.shape[:-1], c, c), self.columns, damping)
         # Not `cholesky`: that raises for the whole batch, and waits for the device to do so.
         factor, info = torch.linalg.cholesky_ex(matrix)
         self._factor = torch.where((info > 0)[..., None, None], torch.nan, factor) if bool(info.any()) else factor
 
-    def _scaled(self, gram: Tensor) -> Tensor:
-        matrix = gram * self.scales.unsqueeze(-1) * self.scales.unsqueeze(-2)
-        matrix.diagonal(dim1=-2, dim2=-1).add_(self.columns.soft)
-        return matrix
+    def _half(self) -> Tensor:
+        """S = √h A on the gathered rows, ``[R·B, a, c]``: ``M = diag(e) + SᵀS``."""
+        assert self.block is not None
+        assert self.give is not None
+        weights = self.give.sqrt()
+        if self.scales.shape[-1] == 1:
+            return self.block * (weights * self.scales).view(len(self.block), -1, 1)
+        scales = self.scales.expand(*weights.shape[:-1], -1).reshape(len(self.block), 1, -1)
+        return self.block * weights.view(len(self.block), -1, 1) * scales
+
+    def _exposures(self, rows: Tensor) -> Tensor:
+        """Aᵀx ``[R, B, c]`` of an x given on the gathered rows alone, ``[R, B, a]``."""
+        assert self.block is not None
+        product = torch.bmm(rows.view(len(self.block), 1, -1), self.block)
+        return product.view(*rows.shape[:-1], -1) * self.scales
+
+    def _loadings(self, d: Tensor) -> Tensor:
+        """Ad on the gathered rows ``[R, B, a]``, for ``d [R, B, c]``."""
+        assert self.block is not None
+        product = torch.bmm((d * self.scales).view(len(self.block), 1, -1), self.block.mT)
+        return product.view(*d.shape[:-1], -1)
 
 
 def _add_ridge(matrix: Tensor, columns: Columns, damping: Tensor | float) -> None:

@@ -17,13 +17,14 @@ for solving Lasso problems", SIAM J. Optim. 28 (2018), doi:10.1137/16M1097572.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from alignray.costs.factors import Factors
-from alignray.solver.columns import Columns, NewtonMatrix
+from alignray.solver.columns import LEAST_SIZE, Columns, NewtonMatrix
 from alignray.solver.separable import Separable
 
 _ROUGH_STEPS = 30  # Newton steps that may be rough
@@ -32,7 +33,7 @@ _EXACT = 1e-3  # a forcing term below this asks for more than float32 has
 _FLAT = 0.4  # the share of its slope that a line search leaves
 _MAX_TRIALS = 60
 _DAMPING = 1e-2  # of the first step, see `NewtonMatrix.solve_once`; it falls with the square of the gradient
-_PATIENCE = 12  # exact steps without gain before an element is given up
+_PATIENCE = 12  # steps without gain next to the tolerance before an element is given up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +82,9 @@ class DualNewton:
             # Kept with its factor, which may serve the derivative too.
             if matrix is None or not unchanged or not matrix.on_the_rows_of(following):
                 matrix = following
-            gradient = columns.soft * nu - matrix.exposures(x)
+            gradient = columns.priced_part(nu) - matrix.exposures(x)
             running = progress.update(gradient, x)
-            going = bool(running.any()) and progress.steps < max_iter
+            going = progress.unfinished > 0 and progress.steps < max_iter
             rough = going and not unchanged and progress.rough and matrix.suits_rough_steps
             if drifted and not rough:
                 v, drifted = p - columns.loadings(nu), False
@@ -93,15 +94,13 @@ class DualNewton:
                 return x, nu, iterations, matrix
             damping = 0.0 if unchanged else self._damping(progress, h, same)
             step = matrix.solve_roughly(-gradient, progress.forcing) if rough else matrix.solve_once(-gradient, damping)
-            if rough and not bool(step.isfinite().all()):  # numbers that are too large for float32
+            if rough and not _all_finite(step):  # numbers that are too large for float32
                 step, rough = matrix.solve_once(-gradient, damping), False
             step = progress.accept(step, running, rough=rough)
             if rough and single is None:
                 single = columns.single()
             loads = columns.loadings(step, single if rough else None)
-            length, x = self._search(v, x, nu, step, loads)
-            nu = nu + length.unsqueeze(-1) * step
-            v = v - length.unsqueeze(-1) * loads
+            nu, v, x = self._search(nu, v, x, step, loads)
             drifted = drifted or rough
             iterations = iterations + running
 
@@ -131,33 +130,42 @@ class DualNewton:
         return g - self.columns.loadings(solved), relative
 
     def _damping(self, progress: _Progress, h: Tensor, same: Tensor) -> Tensor | float:
-        """How much to dampen a step, ``[R, B]``: not at all where every row moves, or the same rows as before."""
+        """How much to dampen a step, ``[R, B]``: not at all where every row moves, or the same rows as before.
+
+        Nor with few columns held at 0: what a step overshoots there costs less than small steps do.
+        """
+        if progress.columns.all_priced or progress.columns.count < LEAST_SIZE:
+            return 0.0
         resting = h == 0 if self.separable.mask is None else (h == 0) & self.separable.mask
-        if progress.columns.all_priced or not bool(resting.any()):
+        if not bool(resting.any()):
             return 0.0
         far = progress.ratio > _EXACT
         return _DAMPING * progress.ratio.square() * (far & resting.any(-1) & ~same)
 
-    def _search(self, v: Tensor, x: Tensor, nu: Tensor, step: Tensor, loads: Tensor) -> tuple[Tensor, Tensor]:
-        """How far to go, ``[R, B]``, and x there: to where the dual, convex along the step, has lost most of its slope.
+    def _search(self, nu: Tensor, v: Tensor, x: Tensor, step: Tensor, loads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ν, v and x as far along the step as to where the dual, convex along it, has lost most of its slope.
 
-        Newton's method on the slope, within a bracket. A trial costs a few passes over the rows, none over the factors.
+        The whole step, mostly; else Newton's method on the slope, within a bracket. A trial costs a few passes over the
+        rows, none over the factors.
         """
         assert self.columns is not None
-        soft = self.columns.soft
-        linear, bend = (soft * nu * step).sum(-1), (soft * step.square()).sum(-1)
-        first = linear - (x * loads).sum(-1)
+        priced = self.columns.priced_part(step)
+        linear, bend = torch.linalg.vecdot(nu, priced), torch.linalg.vecdot(step, priced)
+        first = linear - torch.linalg.vecdot(x, loads)
+        ahead = v - loads
+        trial = self.separable.argmax(ahead)
+        slope = linear + bend - torch.linalg.vecdot(trial, loads)
+        if bool((slope.abs() <= _FLAT * first.abs()).all()):
+            return nu + step, ahead, trial
         rounding = 64 * torch.finfo(v.dtype).eps * (linear.abs() + (x * loads).abs().sum(-1))
         enough = torch.maximum(_FLAT * first.abs(), rounding)
         length = torch.ones_like(first)
         low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
         for _ in range(_MAX_TRIALS):
-            trial = self.separable.argmax(v - length.unsqueeze(-1) * loads)
-            slope = linear + length * bend - (trial * loads).sum(-1)
             flat = slope.abs() <= enough
             if bool(flat.all()):
-                return length, trial
-            curvature = bend + (self.separable.compliance(trial) * loads.square()).sum(-1)
+                break
+            curvature = bend + torch.linalg.vecdot(self.separable.compliance(trial), loads.square())
             low = torch.where(slope < 0, length, low)
             high = torch.where(slope < 0, high, length)
             # What Newton says, if it is within the bracket; else its middle; far too far where no row is left to move.
@@ -166,7 +174,10 @@ class DualNewton:
             inside = (newton > low) & (newton < torch.minimum(high, 10 * length))
             following = torch.where(inside, newton, torch.where(high.isinf(), 10 * length, middle))
             length = torch.where(flat | slope.isnan(), length, following)
-        return length, self.separable.argmax(v - length.unsqueeze(-1) * loads)
+            ahead = torch.addcmul(v, length.unsqueeze(-1), loads, value=-1)
+            trial = self.separable.argmax(ahead)
+            slope = linear + length * bend - torch.linalg.vecdot(trial, loads)
+        return torch.addcmul(nu, length.unsqueeze(-1), step), ahead, trial
 
 
 @dataclass(slots=True, eq=False)
@@ -178,21 +189,23 @@ class _Progress:
     unit: Tensor
     """Of the residual: ``max(1, ‖p‖∞)``."""
     row_norms: Tensor
-    stuck: Tensor
-    best: Tensor
-    first: Tensor
-    size: Tensor
-    waited: Tensor
+    first: Tensor | None = None
+    """The size of the gradient before the first step, ``[R, B]``."""
+    size: Tensor | None = None
+    """Its size now."""
+    waited: Tensor | None = None
+    """Steps without gain, next to the tolerance ``[R, B]``; None while no element has come there."""
+    stuck: Tensor | None = None
+    """The elements given up ``[R, B]``; None for none."""
+    unfinished: int = 0
+    """How many elements have not arrived."""
     steps: int = 0
     rough_steps: int = 0
     forcing: float = _ROUGH
 
     @classmethod
     def begin(cls, columns: Columns, p: Tensor, tol: float) -> _Progress:
-        unit = p.abs().amax(-1).clamp(min=1)
-        endless = torch.full_like(unit, torch.inf)
-        stuck = torch.zeros_like(unit, dtype=torch.bool)
-        return cls(columns, tol, unit, columns.row_norms(), stuck, endless, endless, endless, torch.zeros_like(unit))
+        return cls(columns, tol, p.abs().amax(-1).clamp(min=1), columns.row_norms())
 
     @property
     def rough(self) -> bool:
@@ -201,22 +214,25 @@ class _Progress:
 
     def update(self, gradient: Tensor, x: Tensor) -> Tensor:
         """Take note of a new state; which elements have not arrived, ``[R, B]``."""
-        residual = self._residual(gradient, x)
-        running = (residual > self.tol) & ~self.stuck
         size = torch.linalg.vector_norm(gradient, dim=-1)
-        rate = torch.where(running & self.size.isfinite(), size / self.size, 0.0)
-        self.forcing = min(_ROUGH, float(rate.amax()) ** 2) if self.steps and running.numel() else _ROUGH
-        self.first = torch.where(self.first.isinf(), size, self.first)
-        self.size = size
-        gained = size < 0.9 * self.best
-        self.best = torch.where(gained, size, self.best)
-        self.waited = torch.where(gained, 0.0, self.waited + (not self.rough))
-        self.stuck = self.stuck | (self.waited > _PATIENCE)
-        return running & ~self.stuck
+        residual = self._residual(gradient, size, x)
+        running = residual > self.tol
+        if self.waited is not None:
+            self._give_up(self.waited > _PATIENCE)
+        if self.stuck is not None:
+            running = running & ~self.stuck
+        self.unfinished, self.forcing = int(running.sum()), _ROUGH
+        if self.size is not None and self.unfinished:
+            rate = torch.where(running, size / self.size, 0.0)
+            self.forcing = min(_ROUGH, float(rate.amax()) ** 2)
+        self.first, self.size = size if self.first is None else self.first, size
+        return running
 
     @property
     def ratio(self) -> Tensor:
         """The size of the gradient as a share of the first ``[R, B]``, 1 at most."""
+        assert self.first is not None
+        assert self.size is not None
         return (self.size / self.first.clamp(min=torch.finfo(self.size.dtype).tiny)).clamp(max=1)
 
     def accept(self, step: Tensor, running: Tensor, *, rough: bool) -> Tensor:
@@ -226,18 +242,39 @@ class _Progress:
         """
         self.steps += 1
         self.rough_steps += rough
-        self.stuck = self.stuck | (running & ~step.isfinite().all(-1))
-        return torch.where((running & ~self.stuck).unsqueeze(-1), step, 0.0)
+        if not _all_finite(step):
+            self._give_up(running & ~step.isfinite().all(-1))
+            running = running & ~self.stuck if self.stuck is not None else running
+        elif self.unfinished == running.numel():
+            return step
+        return torch.where(running.unsqueeze(-1), step, 0.0)
 
-    def _residual(self, gradient: Tensor, x: Tensor) -> Tensor:
+    def _wait(self, near: Tensor, size: Tensor) -> None:
+        """Count the steps that gain nothing next to the tolerance, where rounding may not let an element arrive."""
+        waited = torch.zeros_like(size) if self.waited is None else self.waited
+        gained = torch.ones_like(near) if self.size is None else size < 0.9 * self.size
+        self.waited = torch.where(near & ~gained, waited + 1, 0.0)
+
+    def _give_up(self, elements: Tensor) -> None:
+        self.stuck = elements if self.stuck is None else self.stuck | elements
+
+    def _residual(self, gradient: Tensor, size: Tensor, x: Tensor) -> Tensor:
         """At least the KKT residual; near the tolerance, where it takes a pass over F to know, the residual itself."""
-        residual = self.row_norms * torch.linalg.vector_norm(self.columns.soft * gradient, dim=-1) / self.unit
+        priced = self.columns.priced_part(gradient)
+        residual = self.row_norms * (size if self.columns.all_priced else torch.linalg.vector_norm(priced, dim=-1))
+        residual = residual / self.unit
         near = (residual > self.tol) & (residual <= 1e3 * self.tol)
         if bool(near.any()):
-            residual = self.columns.loadings(self.columns.soft * gradient).abs().amax(-1) / self.unit
+            residual = self.columns.loadings(priced).abs().amax(-1) / self.unit
+            self._wait(near, size)
         if not self.columns.all_priced and self.columns.count:
             scale = self.columns.norms.clamp(min=1) * x.abs().amax(-1, keepdim=True).clamp(min=1)
             held = ((1 - self.columns.soft) * gradient).abs() / scale
             residual = torch.maximum(residual, held.amax(-1))
         certain: Tensor = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return certain
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether every number is finite, by one look at the largest."""
+    return math.isfinite(float(values.abs().amax()))

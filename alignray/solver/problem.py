@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignray.costs.arguments import batch_shape, batch_with_strengths
+from alignray.costs.arguments import batch_shape, batch_with_strengths, require_finite
 from alignray.costs.cost import Cost
 from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
@@ -60,9 +60,7 @@ class Problem:
             converted.require_strong_convexity()
         vectors = {name: _known(values.to(torch.float64), mask) for name, values in given.items()}
         for name, values in vectors.items():
-            if not bool(values.isfinite().all()):
-                bad = int((~values.isfinite()).sum())
-                raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
+            require_finite(name, values)
         factors = None if F is None else Factors.of(F).finite(mask)
         reads_previous = cost.uses_previous and previous is not None
         return cls(

@@ -22,22 +22,33 @@ class Separable:
         bound: ``|x| ≤ bound``, broadcast to rows ``[..., n]``; None for no bound.
         previous: The previous decision ``[..., n]``, or None for 0.
         mask: Rows that exist ``[..., n]``, or None for all; the others are 0 and do not move.
+        stiffness: γ, the strong convexity of φ; broadcasts to rows.
+        kinks: The position of each kink of φ and its height, half the jump of φ' there.
+        linear: Whether φ' is a line but for the kinks.
     """
 
     terms: tuple[SeparableTerm, ...]
     bound: Strength | None
     previous: Tensor | None
     mask: Tensor | None
+    stiffness: Strength
+    kinks: tuple[tuple[float | Tensor, Strength], ...]
+    linear: bool
 
     @classmethod
     def of(cls, cost: Cost, previous: Tensor | None = None, mask: Tensor | None = None) -> Separable:
         """The separable part of a cost."""
-        bound = cost.bound
+        bound, terms = cost.bound, cost.separable
+        previous = previous if cost.uses_previous else None
+        bending = (term for term in terms if term.modulus)
         return cls(
-            terms=cost.separable,
+            terms=terms,
             bound=None if bound is None else over_rows(bound),
-            previous=previous if cost.uses_previous else None,
+            previous=previous,
             mask=mask,
+            stiffness=sum((over_rows(term.strength) * term.modulus for term in bending), start=0.0),
+            kinks=_kinks(terms, previous),
+            linear=all(term.linear_slope for term in terms),
         )
 
     def argmax(self, v: Tensor) -> Tensor:
@@ -46,15 +57,14 @@ class Separable:
         The kinks cut the line into segments. On the one where the row lies φ' is smooth, and rises at least as fast as
         γx; a row that rests on a kink comes out as its exact position.
         """
-        kinks = self._kinks()
-        if self._linear and self.previous is None:
-            for _, height in kinks:  # one, at 0: the soft threshold
+        if self.linear and self.previous is None:
+            for _, height in self.kinks:  # one, at 0: the soft threshold
                 v = v - (torch.clamp(v, -height, height) if isinstance(height, Tensor) else v.clamp(-height, height))
             x = v / self.stiffness
         else:
-            offset, below, above = self._segment(v, kinks)
+            offset, below, above = self._segment(v)
             target = v if offset is None else v - offset
-            x = self._linear_root(target) if self._linear else self._root(target)
+            x = self._linear_root(target) if self.linear else self._root(target)
             if below is not None:
                 x = torch.maximum(x, below)
             if above is not None:
@@ -66,8 +76,9 @@ class Separable:
 
     def compliance(self, x: Tensor) -> Tensor:
         """∂x/∂v = 1/φ''(x) elementwise; 0 for the rows that rest on a kink or a bound, which do not move."""
-        compliance = torch.ones_like(x) / (self.stiffness if self._linear else self._curvature(x))
-        for position, height in self._kinks():
+        bend = self.stiffness if self.linear else self._curvature(x)
+        compliance = torch.ones_like(x) / bend if isinstance(bend, Tensor) else torch.full_like(x, 1 / bend)
+        for position, height in self.kinks:
             moves = x != position
             compliance = compliance * (moves | (height == 0) if isinstance(height, Tensor) else moves)
         if self.bound is not None:
@@ -83,21 +94,21 @@ class Separable:
         if self.bound is not None and isinstance(self.bound, Tensor) and self.bound.requires_grad:
             held = torch.where(x.abs() >= self.bound, torch.sign(x) * self.bound, held)
         if self.previous is not None and self.previous.requires_grad:
-            kinked = x.new_tensor(0.0) + self._height(about_previous=True) > 0
+            kinked = x.new_tensor(0.0) + _height(self.terms, about_previous=True) > 0
             held = torch.where((x == self.previous) & kinked, self.previous, held)
         return held if held.requires_grad else None
 
     def slope(self, x: Tensor) -> Tensor:
         """φ'(x) elementwise; at a kink, its middle. Differentiable in the strengths and the previous decision."""
         total = self._slope(x)
-        for position, height in self._kinks():
+        for position, height in self.kinks:
             total = total + height * torch.sign(x - position).detach()
         return total
 
     def subdifferential(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The ends of ∂φ(x) plus the normal cone of the bounds, ``[..., n]`` each."""
         low = high = self._slope(x)
-        for position, height in self._kinks():
+        for position, height in self.kinks:
             beyond = x - position
             low = low + height * _sign(beyond > 0, x)
             high = high - height * _sign(beyond < 0, x)
@@ -106,21 +117,19 @@ class Separable:
             high = torch.where(x >= self.bound, torch.inf, high)
         return low, high
 
-    def _segment(
-        self, v: Tensor, kinks: list[tuple[float | Tensor, Strength]]
-    ) -> tuple[Strength | None, Tensor | None, Tensor | None]:
+    def _segment(self, v: Tensor) -> tuple[Strength | None, Tensor | None, Tensor | None]:
         """What the kinks add to φ' on the row's segment, and the segment's ends; a row at rest lies below its kink."""
-        if not kinks:
+        if not self.kinks:
             return None, None, None
-        if len(kinks) == 1:
-            (position, height), endless = kinks[0], v.new_tensor(torch.inf)
+        if len(self.kinks) == 1:
+            (position, height), endless = self.kinks[0], v.new_tensor(torch.inf)
             passed = v - self._slope_at(position, v) > height
             return (
                 height * _sign(passed, v),
                 torch.where(passed, position, -endless),
                 torch.where(passed, endless, position),
             )
-        (_, at_zero), (previous, at_previous) = kinks
+        (_, at_zero), (previous, at_previous) = self.kinks
         zeros = torch.zeros_like(v)
         ends, order = torch.stack([zeros, zeros + previous]).sort(0)
         heights = torch.stack([zeros + at_zero, zeros + at_previous])
@@ -158,35 +167,9 @@ class Separable:
         shift = 0.0 if self.previous is None else self._slope(torch.zeros_like(target))
         return (target - shift) / self.stiffness
 
-    @property
-    def _linear(self) -> bool:
-        return all(term.linear_slope for term in self.terms)
-
-    def _kinks(self) -> list[tuple[float | Tensor, Strength]]:
-        """The position of each kink of φ and its height, half the jump of φ' there."""
-        at_zero, at_previous = self._height(about_previous=False), self._height(about_previous=True)
-        if self.previous is None:
-            at_zero, at_previous = at_zero + at_previous, 0.0
-        kinks: list[tuple[float | Tensor, Strength]] = []
-        if isinstance(at_zero, Tensor) or at_zero:
-            kinks.append((0.0, at_zero))
-        if self.previous is not None and (isinstance(at_previous, Tensor) or at_previous):
-            kinks.append((self.previous, at_previous))
-        return kinks
-
-    def _height(self, *, about_previous: bool) -> Strength:
-        kinked = (term for term in self.terms if term.kink and term.reads_previous == about_previous)
-        return sum((over_rows(term.strength) * term.kink for term in kinked), start=0.0)
-
-    @property
-    def stiffness(self) -> Strength:
-        """γ, the strong convexity of φ; broadcasts to rows."""
-        bending = (term for term in self.terms if term.modulus)
-        return sum((over_rows(term.strength) * term.modulus for term in bending), start=0.0)
-
     def _slope_at(self, position: float | Tensor, v: Tensor) -> Tensor | float:
         if not isinstance(position, Tensor):
-            if self._linear and self.previous is None:
+            if self.linear and self.previous is None:
                 return 0.0
             position = torch.zeros_like(v)
         return self._slope(position)
@@ -207,6 +190,23 @@ class Separable:
 
     def _moved(self, term: SeparableTerm, x: Tensor) -> Tensor:
         return x - self.previous if term.reads_previous and self.previous is not None else x
+
+
+def _kinks(terms: tuple[SeparableTerm, ...], previous: Tensor | None) -> tuple[tuple[float | Tensor, Strength], ...]:
+    at_zero, at_previous = _height(terms, about_previous=False), _height(terms, about_previous=True)
+    if previous is None:
+        at_zero, at_previous = at_zero + at_previous, 0.0
+    kinks: list[tuple[float | Tensor, Strength]] = []
+    if isinstance(at_zero, Tensor) or at_zero:
+        kinks.append((0.0, at_zero))
+    if previous is not None and (isinstance(at_previous, Tensor) or at_previous):
+        kinks.append((previous, at_previous))
+    return tuple(kinks)
+
+
+def _height(terms: tuple[SeparableTerm, ...], *, about_previous: bool) -> Strength:
+    kinked = (term for term in terms if term.kink and term.reads_previous == about_previous)
+    return sum((over_rows(term.strength) * term.kink for term in kinked), start=0.0)
 
 
 def _sign(condition: Tensor, like: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def test_a_strength_may_widen_the_batch():
 @costs
 def test_padded_rows_are_as_if_they_were_not_there(name, device):
     case, mask = instance(0, 7, 3, 2, device=device), MASK.to(device)
-    layer = SolverLayer(COSTS[name])
+    layer = SolverLayer(COSTS[name], tol=1e-12)  # else q is compared to less than it was solved for
     p = case.p.clone().requires_grad_()
     padded = layer(p, case.F, mask)
     (gradient,) = torch.autograd.grad((padded.q * case.y).sum(), p)
