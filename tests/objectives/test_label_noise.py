@@ -6,6 +6,7 @@ import pytest
 import torch
 from registry import COSTS, instance
 
+from alignray.costs import Quadratic, SoftL1
 from alignray.objectives import objective
 from alignray.solver import SolverLayer
 
@@ -57,3 +58,28 @@ def test_fenchel_young_is_minimised_where_the_decision_is_the_mean_decision(name
     agrees = torch.allclose(layer(MEAN, F).q, mean_decision, rtol=0, atol=1e-6)
     quadratic = ("quadratic", "quadratic+factor_penalty", "quadratic+factor_neutral")
     assert agrees == (name in quadratic), "they coincide for a quadratic cost alone"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spo_plus_under_symmetric_noise_is_least_at_the_mean_label(name):
+    """It is convex, so where its gradient is 0 it is least."""
+    mirrored = torch.cat([LABELS, 2 * MEAN - LABELS])
+    p = MEAN.clone().requires_grad_()
+    layer = SolverLayer(COSTS[name], tol=1e-11)
+    loss = objective("fenchel_young", layer)(2 * p - mirrored, mirrored, F).mean(-1)
+    (gradient,) = torch.autograd.grad(loss, p)
+    assert gradient.abs().max() < 1e-9
+
+
+def test_the_two_labels_example():
+    """C(x) = ½x² + |x|, and y is 0 or 2, as docs/theory.md has it: what Fenchel-Young learns loses money."""
+    layer, labels = SolverLayer(Quadratic(1.0) + SoftL1(1.0)), torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    best = {"aligned": 1.0, "mse": 1.0, "fenchel_young": 1.5}
+    utility = {"aligned": 0.0, "mse": 0.0, "fenchel_young": -0.125}
+    for arm, p in best.items():
+        at = torch.tensor([[p - 0.25], [p], [p + 0.25]], dtype=torch.float64, requires_grad=True)
+        losses = objective(arm, layer)(at.unsqueeze(-2), labels).mean(-1)
+        assert losses[1] == losses.min(), arm
+        q = layer(at[1]).q
+        realised = (labels * q).sum(-1) - layer.cost(q)
+        assert realised.mean().item() == pytest.approx(utility[arm])

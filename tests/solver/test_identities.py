@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from registry import COSTS, FACTORS, SMOOTH, At, closed_form_jacobian, columns, instance, kkt_gap, rests, subgradient
 
@@ -87,6 +87,20 @@ def test_the_jacobian_is_symmetric_and_positive_semidefinite(name, case, device)
     eigenvalues = torch.linalg.eigvalsh(J)
     assert eigenvalues.min() >= -1e-10
     assert eigenvalues.max() <= 1 / 0.8 + 1e-10  # q is 1/γ-Lipschitz
+
+
+@costs
+@settings(max_examples=8)
+@given(case=instances, seed=st.integers(0, 2**31), apart=st.sampled_from([1e-3, 1.0, 10.0]))
+def test_the_decision_moves_with_the_prediction(name, case, seed, apart, device):
+    """``(p − p')·(q − q') ≥ γ ‖q − q'‖²``, kinks or not; so ``‖q − q'‖ ≤ ‖p − p'‖ / γ``."""
+    case = case.to(device)
+    step = apart * torch.from_numpy(np.random.default_rng(seed).standard_normal(len(case.p))).to(device)
+    p = torch.stack([case.p, case.p + step])
+    q = SolverLayer(COSTS[name], tol=1e-10)(p, case.F, previous=case.previous).q
+    moved = q[1] - q[0]
+    rounding = 1e-8 * step.norm() * p.abs().max().clamp(min=1)
+    assert step @ moved >= 0.8 * moved.square().sum() - rounding
 
 
 @costs
