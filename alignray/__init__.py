@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     from alignray.data import Panel, datasets, open_shards, walk_forward, write_shards
     from alignray.launch import SweepResult, resume_sweep, run_sweep
     from alignray.models import ModelConfig
-    from alignray.objectives import objective, regret
+    from alignray.objectives import DecisionLoss, objective, regret
     from alignray.search import Choice, Float, Int, SearchConfig, Space
     from alignray.solver import Solution, SolverLayer
     from alignray.sweep import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
-    from alignray.training import OptimiserConfig, TrainingConfig
+    from alignray.training import AnnealingConfig, OptimiserConfig, TrainingConfig
     from alignray.trial import ScoringConfig, SolverConfig, SplitConfig, TrialConfig, run_trial
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AnnealingConfig": "alignray.training",
     "Box": "alignray.costs",
     "Choice": "alignray.search",
     "Cost": "alignray.costs",
@@ -50,6 +51,7 @@ _EXPORTS = {
     "CvxpyTerm": "alignray.costs",
     "DataConfig": "alignray.sweep",
     "datasets": "alignray.data.datasets",
+    "DecisionLoss": "alignray.objectives",
     "FactorNeutral": "alignray.costs",
     "FactorPenalty": "alignray.costs",
     "Factors": "alignray.costs",
@@ -89,12 +91,14 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AnnealingConfig",
     "Box",
     "Choice",
     "Cost",
     "CvxpyDecision",
     "CvxpyTerm",
     "DataConfig",
+    "DecisionLoss",
     "FactorNeutral",
     "FactorPenalty",
     "Factors",

@@ -39,6 +39,16 @@ def require_above(name: str, value: float | None, bound: float) -> None:
         raise ConfigurationError(f"{name}: expected a number above {bound}, got {value}")
 
 
+def require_within(name: str, value: float, low: float, high: float) -> None:
+    """Check a field that lies between two values, or is one of them.
+
+    Raises:
+        ConfigurationError: The value does not.
+    """
+    if not low <= value <= high:
+        raise ConfigurationError(f"{name}: expected a number from {low} to {high}, got {value}")
+
+
 def require_one_of(name: str, value: str, options: Iterable[str]) -> None:
     """Check a field that names one of some options.
 

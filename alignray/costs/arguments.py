@@ -95,3 +95,8 @@ def require_finite(name: str, values: Tensor) -> None:
         bad = int((~values.isfinite()).sum())
         if bad:
             raise InvalidArgumentError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
+
+
+def known(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values on the rows that count, 0 elsewhere (where they may be NaN)."""
+    return values if mask is None else torch.where(mask, values, 0.0)

@@ -134,6 +134,22 @@ class Cost:
 
         return Cost(tuple(changed(term) for term in self.terms))
 
+    def annealed(self, progress: float, *, strength: float = 1.0, width: float = 0.0) -> Cost:
+        """The cost as training is eased into it, out of the dead zone that its kinks make around 0.
+
+        Terms with a kink, rounded or not, begin at a share of their strength, which rises linearly, and rounded over a
+        width, which falls geometrically to their own. The others are as they are.
+
+        Args:
+            progress: How far training is on the way, from 0 to 1, where the cost is exactly itself.
+            strength: The share of their strengths at the start, from 0 to 1.
+            width: The half-width at the start, in the unit of the decision; terms that are wider keep theirs.
+        """
+        if progress >= 1:
+            return self
+        share = strength + (1 - strength) * progress
+        return Cost(tuple(term.annealed(progress, share, width) for term in self.terms))
+
     @property
     def separable(self) -> tuple[SeparableTerm, ...]:
         """The terms that act on each row alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
@@ -81,6 +81,16 @@ class Term(ABC):
 
         return Cost((self,)) + other
 
+    def annealed(self, progress: float, share: float, width: float) -> Term:  # noqa: ARG002
+        """The term as training is eased into it: itself, unless it has a kink, rounded or not.
+
+        Args:
+            progress: How far training is on the way to the term, from 0 to less than 1.
+            share: The share of its strength that it has by then.
+            width: The half-width over which kinks are rounded at the start, in the unit of the decision.
+        """
+        return self
+
     @abstractmethod
     def value(self, decision: Decision) -> Tensor:
         """The term, shape ``[...]``; a constraint is 0, and says how far it is violated by `violation`."""
@@ -153,6 +163,13 @@ class SeparableTerm(Term):
                 return torch.zeros_like(x)
             (curvature,) = torch.autograd.grad(slope.sum(), rows, allow_unused=True, materialize_grads=True)
         return curvature
+
+    def annealed(self, progress: float, share: float, width: float) -> SeparableTerm:  # noqa: ARG002
+        """A share of the term if it has a kink; see `Term.annealed`.
+
+        One with a modulus keeps its strength: it may be all that makes the decision unique.
+        """
+        return replace(self, strength=share * self.strength) if self.kink and not self.modulus else self
 
     def value(self, decision: Decision) -> Tensor:
         """See `Term.value`."""

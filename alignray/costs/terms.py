@@ -6,7 +6,7 @@ A term is one class; a row in ``TERMS`` makes it known to configurations and bri
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -93,6 +93,15 @@ class SoftL1(SeparableTerm):
 
     def _radius(self, x: Tensor) -> Tensor:
         return (x.square() + self.width**2).sqrt()
+
+    def annealed(self, progress: float, share: float, width: float) -> SoftL1:
+        """A share of the term, rounded more: its width falls geometrically; see `Term.annealed`.
+
+        An exact L1 has no width to fall to: it gets to a hundredth of the first one, before it is itself again.
+        """
+        start = max(width, self.width)
+        end = self.width or start / 100
+        return replace(self, strength=share * self.strength, width=start ** (1 - progress) * end**progress)
 
     def cvxpy(self, decision: CvxpyDecision, *tunable: Any) -> Any:
         """See `Term.cvxpy`."""

@@ -18,65 +18,18 @@ decision regret.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from alignray.costs.arguments import batch_shape, require_finite
+from alignray.costs.arguments import known, require_finite
 from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
+from alignray.objectives.base import Objective, targets
+from alignray.objectives.decision_loss import DecisionLoss, LossFunction
+from alignray.objectives.sobolev import Sobolev
 from alignray.solver import Solution, SolverLayer
-
-
-class Objective(ABC):
-    """A loss per era of a prediction against a target.
-
-    Args:
-        layer: The solver layer whose decisions the loss is about.
-    """
-
-    name: ClassVar[str]
-
-    def __init__(self, layer: SolverLayer) -> None:
-        self.layer = layer
-
-    def __call__(
-        self,
-        p: Tensor,
-        y: Tensor,
-        F: Tensor | Factors | None = None,
-        mask: Tensor | None = None,
-        previous: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of each era, ``[...]``; see `evaluate`."""
-        return self.evaluate(p, y, F, mask, previous)[0]
-
-    @abstractmethod
-    def evaluate(
-        self,
-        p: Tensor,
-        y: Tensor,
-        F: Tensor | Factors | None = None,
-        mask: Tensor | None = None,
-        previous: Tensor | None = None,
-    ) -> tuple[Tensor, Solution | None]:
-        """The loss, and the solve behind it.
-
-        Args:
-            p: Predictions ``[..., n]``; the loss is differentiable in them.
-            y: Targets ``[..., n]``; their batch axes may be fewer than those of p.
-            F: Factors ``[..., n, k]``, or None.
-            mask: Rows that count ``[..., n]``, or None for all.
-            previous: The previous decision ``[..., n]``, for a cost with `Turnover`; None for nothing held.
-
-        Returns:
-            The loss of each era ``[...]``, and the solution at p (None where the objective needs none).
-
-        Raises:
-            InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
-        """
 
 
 class Aligned(Objective):
@@ -93,7 +46,7 @@ class Aligned(Objective):
         previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask, previous)
+        y = targets(p, y, F, mask, previous)
         solution = self.layer(p, F, mask, previous=previous)
         if _rests_are_learned(self.layer, previous):
             q = solution.q
@@ -101,27 +54,17 @@ class Aligned(Objective):
         q = solution.q.detach()
         value = self.layer.cost.finite_part(q, F, mask, previous) - (y * q).sum(-1)
         # The last term is 0 and carries the derivative J(p − y): at the optimum ∇C(q) is p, whatever the kinks.
-        error = (_known(p, mask) - y).detach()
+        error = (known(p, mask) - y).detach()
         return value + (error * (solution.q - q)).sum(-1), solution
 
 
-class Misaligned(Objective):
+class Misaligned(DecisionLoss):
     """The solver's costs left out: ``−y·q(p)``. Unbounded below where q is unbounded in p."""
 
     name: ClassVar[str] = "misaligned"
 
-    def evaluate(
-        self,
-        p: Tensor,
-        y: Tensor,
-        F: Tensor | Factors | None = None,
-        mask: Tensor | None = None,
-        previous: Tensor | None = None,
-    ) -> tuple[Tensor, Solution | None]:
-        """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask, previous)
-        solution = self.layer(p, F, mask, previous=previous)
-        return -(y * solution.q).sum(-1), solution
+    def __init__(self, layer: SolverLayer) -> None:
+        super().__init__(layer, _negative_return)
 
 
 class FenchelYoung(Objective):
@@ -138,12 +81,12 @@ class FenchelYoung(Objective):
         previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask, previous)
+        y = targets(p, y, F, mask, previous)
         with torch.set_grad_enabled(torch.is_grad_enabled() and _rests_are_learned(self.layer, previous)):
             solution = self.layer(p, F, mask, previous=previous)
         # By the envelope theorem ∇C*(p) is q(p), so q is held; q(y) moves with the strengths alone.
         best = self.layer(y, F, mask, previous=previous).q
-        p, cost = _known(p, mask), self.layer.cost.finite_part
+        p, cost = known(p, mask), self.layer.cost.finite_part
         conjugate = (p * solution.q).sum(-1) - cost(solution.q, F, mask, previous)
         return conjugate - (p * best).sum(-1) + cost(best, F, mask, previous), solution
 
@@ -162,8 +105,8 @@ class Mse(Objective):
         previous: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
-        y = _targets(p, y, F, mask, previous)
-        p = _known(p, mask)
+        y = targets(p, y, F, mask, previous)
+        p = known(p, mask)
         require_finite("p", p)
         return 0.5 * (p - y).square().sum(-1), None
 
@@ -172,15 +115,25 @@ OBJECTIVES: dict[str, type[Objective]] = {arm.name: arm for arm in (Aligned, Mis
 """Every arm by name."""
 
 
-def objective(name: str, layer: SolverLayer) -> Objective:
-    """The arm of that name on a solver layer.
+def objective(name: str | LossFunction, layer: SolverLayer, sobolev: float = 0.0, *, seed: int = 0) -> Objective:
+    """The arm of that name on a solver layer, or a loss of your own.
+
+    Args:
+        name: A row of ``OBJECTIVES``; or a torch function of the decision and the target, see `DecisionLoss`.
+        layer: The solver layer.
+        sobolev: The weight of the penalty on the error of the decision's derivatives, see `Sobolev`; 0 for none.
+        seed: Seeds the penalty's random directions.
 
     Raises:
-        InvalidArgumentError: No arm has that name.
+        InvalidArgumentError: No arm has that name, or the weight is negative or not finite.
     """
-    if name not in OBJECTIVES:
+    if callable(name):
+        arm: Objective = DecisionLoss(layer, name)
+    elif name in OBJECTIVES:
+        arm = OBJECTIVES[name](layer)
+    else:
         raise InvalidArgumentError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {name!r}")
-    return OBJECTIVES[name](layer)
+    return arm if sobolev == 0 else Sobolev(arm, sobolev, seed=seed)
 
 
 def regret(
@@ -209,19 +162,14 @@ def regret(
     Raises:
         InvalidArgumentError: A shape, type or device does not fit, or a value is not finite.
     """
-    y, aligned = _targets(p, y, F, mask, previous), Aligned(layer)
+    y, aligned = targets(p, y, F, mask, previous), Aligned(layer)
     found = aligned(p, y, F, mask, previous) - aligned(y.to(p.dtype), y, F, mask, previous)
     # What lies below 0 is rounding; the derivative is not touched.
     return found + (found.clamp(min=0) - found).detach()
 
 
-def _targets(p: Tensor, y: Tensor, F: Tensor | Factors | None, mask: Tensor | None, previous: Tensor | None) -> Tensor:
-    """The targets, once they fit; 0 on the rows that do not count."""
-    held = {} if previous is None else {"previous": previous}
-    batch_shape(F, mask, p=p, y=y, **held)
-    y = _known(y, mask)
-    require_finite("y", y)
-    return y
+def _negative_return(q: Tensor, y: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
+    return -(y * q).sum(-1)
 
 
 def _rests_are_learned(layer: SolverLayer, previous: Tensor | None) -> bool:
@@ -229,8 +177,3 @@ def _rests_are_learned(layer: SolverLayer, previous: Tensor | None) -> bool:
     bound = layer.cost.bound
     moving_bound = isinstance(bound, Tensor) and bound.requires_grad
     return moving_bound or (layer.cost.uses_previous and previous is not None and previous.requires_grad)
-
-
-def _known(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The values on the rows that count, 0 elsewhere (where they may be NaN)."""
-    return values if mask is None else torch.where(mask, values, 0.0)

@@ -75,6 +75,7 @@ class SolverLayer(nn.Module):
         self.tol, self.max_iter, self.on_failure = tol, max_iter, on_failure
         if backend == "native":
             _require_native(self.cost)
+        self._solver_args = solver_args
         self._reference = CvxpyBackend(self.cost, solver_args) if backend == "cvxpylayers" else None
 
     def forward(
@@ -110,6 +111,21 @@ class SolverLayer(nn.Module):
         else:
             solution = self._solve_native(problem, warm)
         return self._certify(solution, p.dtype)
+
+    def with_cost(self, cost: Cost | Term) -> SolverLayer:
+        """A layer of another cost, its options the same.
+
+        Raises:
+            CostError: As for a new layer.
+        """
+        return SolverLayer(
+            cost,
+            self.backend,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            on_failure=self.on_failure,
+            solver_args=self._solver_args,
+        )
 
     def extra_repr(self) -> str:
         """The options that differ from layer to layer."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignray.costs.arguments import batch_shape, batch_with_strengths, require_finite
+from alignray.costs.arguments import batch_shape, batch_with_strengths, known, require_finite
 from alignray.costs.cost import Cost
 from alignray.costs.factors import Factors
 from alignray.errors import InvalidArgumentError
@@ -58,7 +58,7 @@ class Problem:
         converted = cost.with_strengths(lambda strength: strength.to(p.device, torch.float64))
         if any(isinstance(strength, Tensor) for strength in cost.strengths.values()):
             converted.require_strong_convexity()
-        vectors = {name: _known(values.to(torch.float64), mask) for name, values in given.items()}
+        vectors = {name: known(values.to(torch.float64), mask) for name, values in given.items()}
         for name, values in vectors.items():
             require_finite(name, values)
         factors = None if F is None else Factors.of(F).finite(mask)
@@ -143,7 +143,3 @@ class Layout:
         for start in range(0, eras, wide):
             for top in range(0, members, tall):
                 yield slice(top, top + tall), slice(start, start + wide)
-
-
-def _known(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values if mask is None else torch.where(mask, values, 0.0)

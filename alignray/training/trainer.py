@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignray.data import Batch, Panel
 from alignray.errors import TrainingError
-from alignray.objectives import Mse, Objective
+from alignray.objectives import Mse, Objective, Sobolev
 from alignray.training.config import OPTIMISERS, TrainingConfig
 from alignray.training.members import Members
 
@@ -41,7 +41,7 @@ class Trainer:
     """Trains members on some eras of a panel.
 
     The order of the eras depends on the seed and the epoch alone, so an epoch repeats exactly after a resume and is the
-    same for every arm.
+    same for every arm. So do the cost that is annealed and the directions of a `Sobolev` penalty.
 
     Args:
         config: The loop.
@@ -49,7 +49,7 @@ class Trainer:
         objective: What it minimises.
         panel: The data.
         eras: The training eras, as indices into the panel.
-        seed: Seeds the order of the eras.
+        seed: Seeds the order of the eras, and the directions.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Trainer:
             TrainingError: A prediction is no longer finite; the member and the step are named.
         """
         started = time.monotonic()
-        objective = self._warmup if epoch < self._config.warmup_epochs else self._objective
+        objective = self._objective_in(epoch)
         total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
         for step, batch in enumerate(self._batches(epoch)):
             p = self.members(batch.features)
@@ -109,7 +109,7 @@ class Trainer:
             residual_max=residual,
             unconverged=unconverged,
             seconds=time.monotonic() - started,
-            solver_seconds=solver_seconds if objective is self._objective else 0.0,
+            solver_seconds=0.0 if objective is self._warmup else solver_seconds,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -134,8 +134,24 @@ class Trainer:
         state = self._optimiser.state_dict()
         self._optimiser.load_state_dict({**state, "state": entries})
 
+    def _objective_in(self, epoch: int) -> Objective:
+        config, objective = self._config, self._objective
+        if epoch < config.warmup_epochs:
+            return self._warmup
+        layer = objective.layer
+        cost = config.annealing.cost(layer.cost, epoch - config.warmup_epochs)
+        if cost is not layer.cost:
+            objective = objective.on(layer.with_cost(cost))
+        if config.sobolev:
+            # Seeds below 0 are not those of the order of the eras.
+            objective = Sobolev(objective, config.sobolev, seed=-1 - self._epoch_seed(epoch))
+        return objective
+
+    def _epoch_seed(self, epoch: int) -> int:
+        return self._seed * 1_000_003 + epoch
+
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self._epoch_seed(epoch))
         order = self._eras[torch.randperm(len(self._eras), generator=generator)]
         device = self._parameters[0].device
         for eras in order.split(self._config.eras_per_batch):

@@ -63,7 +63,7 @@ class TrialConfig:
         split: The folds.
         solver: The solver layer's options.
         members: R, the replicas trained together; each has its own initial weights.
-        seed: Seeds the members and the order of the eras.
+        seed: Seeds the members, the order of the eras and the directions of ``training.sobolev``.
     """
 
     objective: str = "aligned"

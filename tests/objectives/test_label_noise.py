@@ -83,3 +83,13 @@ def test_the_two_labels_example():
         q = layer(at[1]).q
         realised = (labels * q).sum(-1) - layer.cost(q)
         assert realised.mean().item() == pytest.approx(utility[arm])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "portfolio"])  # whose mean rests
+def test_a_penalty_on_derivatives_moves_the_minimum_but_for_a_quadratic_cost(name):
+    """It asks for the mean derivative, which is not the derivative at the mean."""
+    p = MEAN.clone().requires_grad_()
+    arm = objective("aligned", SolverLayer(COSTS[name], tol=1e-11), sobolev=1.0)
+    (gradient,) = torch.autograd.grad(arm(p.unsqueeze(-2), LABELS, F).mean(), p)
+    quadratic = ("quadratic", "quadratic+factor_penalty", "quadratic+factor_neutral")
+    assert (gradient.abs().max() < 1e-8) == (name in quadratic)

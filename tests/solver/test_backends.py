@@ -134,6 +134,18 @@ class BackendContract:
         (gradient,) = torch.autograd.grad(solution.q[1].sum(), p)
         assert gradient.isfinite().all()
 
+    def test_a_layer_of_another_cost_keeps_its_options(self):
+        case = instance(5, 6, 3, 2)
+        options = {"on_failure": "nan", "max_iter": 3, "tol": 1e-5} | self.failing
+        layer = self.layer("quadratic", **options)
+        moved, expected = layer.with_cost(COSTS["every term"]), self.layer("every term", **options)
+        assert layer.cost is COSTS["quadratic"]
+        assert (moved.backend, moved.tol, moved.max_iter) == (self.backend, expected.tol, expected.max_iter)
+        for ours, theirs in zip(
+            *((s.q, s.residual) for s in (each(self.scale * case.p, case.F) for each in (moved, expected))), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, equal_nan=True)
+
 
 class TestNative(BackendContract):
     backend = "native"

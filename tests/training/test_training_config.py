@@ -7,7 +7,7 @@ import math
 import pytest
 
 from alignray.errors import ConfigurationError
-from alignray.training import OptimiserConfig, TrainingConfig
+from alignray.training import AnnealingConfig, OptimiserConfig, TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,32 @@ def test_optimiser(field, value, expected):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", 0), ("patience", 0), ("eras_per_batch", 0), ("warmup_epochs", -1)]
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("patience", 0),
+        ("eras_per_batch", 0),
+        ("warmup_epochs", -1),
+        ("sobolev", -0.1),
+        ("sobolev", math.nan),
+    ],
 )
 def test_training(field, value):
     with pytest.raises(ConfigurationError, match=f"training.{field}: expected at least [01], got {value}"):
         TrainingConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", -1, "at least 0"),
+        ("strength", -0.1, "a number from 0 to 1"),
+        ("strength", 1.1, "a number from 0 to 1"),
+        ("strength", math.nan, "a number from 0 to 1"),
+        ("width", -0.1, "at least 0"),
+        ("width", math.nan, "at least 0"),
+    ],
+)
+def test_annealing(field, value, expected):
+    with pytest.raises(ConfigurationError, match=f"annealing.{field}: expected {expected}, got {value!r}"):
+        AnnealingConfig(**{field: value})

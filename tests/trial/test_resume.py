@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from alignray.checkpoint import Checkpoint
 from alignray.costs import FactorPenalty, Quadratic, SoftL1
+from alignray.data import Panel
 from alignray.errors import DataError
 from alignray.models import ModelConfig
 from alignray.objectives import OBJECTIVES
-from alignray.training import OPTIMISERS, OptimiserConfig, TrainingConfig
+from alignray.training import OPTIMISERS, AnnealingConfig, OptimiserConfig, TrainingConfig
 from alignray.trial import ScoringConfig, SplitConfig, Trial, TrialConfig
 
 COST = Quadratic(1.0) + SoftL1(0.1, width=0.1) + FactorPenalty(0.05)
@@ -55,7 +58,22 @@ def test_a_trial_may_be_interrupted_after_any_epoch(arm, optimiser, panel, tmp_p
     training = TrainingConfig(
         epochs=EPOCHS, eras_per_batch=4, optimiser=OptimiserConfig(name=optimiser, learning_rate=0.02)
     )
-    trial_config = config(objective=arm, training=training)
+    check_every_interruption(config(objective=arm, training=training), panel, tmp_path, device)
+
+
+@pytest.mark.parametrize("arm", ["aligned", "mse"])
+def test_so_may_one_with_annealing_and_a_penalty_on_derivatives(arm, panel, tmp_path, device):
+    training = TrainingConfig(
+        epochs=EPOCHS,
+        eras_per_batch=4,
+        annealing=AnnealingConfig(epochs=2, width=0.3),
+        sobolev=0.1,
+        optimiser=OptimiserConfig(learning_rate=0.02),
+    )
+    check_every_interruption(config(objective=arm, training=training), panel, tmp_path, device)
+
+
+def check_every_interruption(trial_config: TrialConfig, panel: Panel, tmp_path: Path, device: torch.device) -> None:
     whole = Trial(trial_config, panel, device=device)
     whole.checkpoint().save(tmp_path / "0")
     history = []

@@ -11,7 +11,7 @@ from alignray.costs import FactorPenalty, Quadratic, SoftL1
 from alignray.data import Fold, walk_forward
 from alignray.errors import InvalidArgumentError, TrainingError
 from alignray.models import ModelConfig
-from alignray.objectives import OBJECTIVES
+from alignray.objectives import OBJECTIVES, DecisionLoss
 from alignray.training import OptimiserConfig, TrainingConfig
 from alignray.trial import (
     METRICS,
@@ -160,6 +160,50 @@ def test_a_trial_that_diverges_ends_in_words(eras_per_batch, panel):
     )
     with pytest.raises(TrainingError, match=r"member 0, 1 diverged at (epoch 0, step|scoring)"):
         Trial(config(training=training), panel).step()
+
+
+class NegativeReturn(DecisionLoss):
+    """An arm as a user adds one; it is misaligned under another name."""
+
+    name = "negative_return"
+
+    def __init__(self, layer):
+        super().__init__(layer, lambda q, y, mask: -(q * y).sum(-1))
+
+
+class NegativeSharpe(DecisionLoss):
+    """One that is of a batch's eras together."""
+
+    name = "negative_sharpe"
+
+    def __init__(self, layer):
+        super().__init__(layer, self.loss)
+
+    @staticmethod
+    def loss(q, y, mask):
+        returns = (q * y).sum(-1)
+        return -returns.mean(-1, keepdim=True) / returns.std(-1, keepdim=True)
+
+
+def test_an_arm_of_the_users_own_is_trained_as_the_others_are(panel, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, NegativeReturn.name, NegativeReturn)
+    ours = run_trial(config(objective="negative_return"), panel)
+    theirs = run_trial(config(objective="misaligned"), panel)
+    assert {name: value for name, value in ours.best.items() if not name.startswith("time/")} == {
+        name: value for name, value in theirs.best.items() if not name.startswith("time/")
+    }
+    a, b = ours.checkpoint(), theirs.checkpoint()
+    assert all(value.equal(b.tensors[name]) for name, value in a.tensors.items())
+    assert a.record["config"]["objective"] == "negative_return"
+
+
+def test_an_arm_of_several_eras_at_once_raises_what_it_is_about(panel, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, NegativeSharpe.name, NegativeSharpe)
+    reporter = RecordingReporter()
+    run_trial(config(objective="negative_sharpe", epochs=12, patience=12), panel, reporter)
+    losses = [metrics["train/loss"] for metrics in reporter.history.values()]
+    assert losses[-1] < losses[1] - 0.01, "after the warm-up, whose loss is another"
+    assert all(metrics["solver/unconverged"] == 0 for metrics in reporter.history.values())
 
 
 def test_a_panel_that_is_too_short_is_told(panel):
