@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alignray import metrics
+    from alignray import diagnostics, metrics
     from alignray.costs import (
         Box,
         Cost,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Turnover,
     )
     from alignray.data import Panel, datasets, open_shards, walk_forward, write_shards
+    from alignray.diagnostics import DiagnosticsConfig
     from alignray.launch import SweepResult, resume_sweep, run_sweep
     from alignray.models import ModelConfig
     from alignray.objectives import objective, regret
@@ -50,6 +51,8 @@ _EXPORTS = {
     "CvxpyTerm": "alignray.costs",
     "DataConfig": "alignray.sweep",
     "datasets": "alignray.data.datasets",
+    "diagnostics": "alignray.diagnostics",
+    "DiagnosticsConfig": "alignray.diagnostics",
     "FactorNeutral": "alignray.costs",
     "FactorPenalty": "alignray.costs",
     "Factors": "alignray.costs",
@@ -95,6 +98,7 @@ __all__ = [
     "CvxpyDecision",
     "CvxpyTerm",
     "DataConfig",
+    "DiagnosticsConfig",
     "FactorNeutral",
     "FactorPenalty",
     "Factors",
@@ -123,6 +127,7 @@ __all__ = [
     "TrialConfig",
     "Turnover",
     "datasets",
+    "diagnostics",
     "metrics",
     "objective",
     "open_shards",
