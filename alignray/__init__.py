@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alignray import metrics
+    from alignray import diagnostics, metrics
     from alignray.costs import (
         Box,
         Cost,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Turnover,
     )
     from alignray.data import Panel, datasets, open_shards, walk_forward, write_shards
+    from alignray.diagnostics import DiagnosticsConfig
     from alignray.launch import SweepResult, resume_sweep, run_sweep
     from alignray.models import ModelConfig
     from alignray.objectives import DecisionLoss, objective, regret
@@ -52,6 +53,8 @@ _EXPORTS = {
     "DataConfig": "alignray.sweep",
     "datasets": "alignray.data.datasets",
     "DecisionLoss": "alignray.objectives",
+    "diagnostics": "alignray.diagnostics",
+    "DiagnosticsConfig": "alignray.diagnostics",
     "FactorNeutral": "alignray.costs",
     "FactorPenalty": "alignray.costs",
     "Factors": "alignray.costs",
@@ -99,6 +102,7 @@ __all__ = [
     "CvxpyTerm",
     "DataConfig",
     "DecisionLoss",
+    "DiagnosticsConfig",
     "FactorNeutral",
     "FactorPenalty",
     "Factors",
@@ -127,6 +131,7 @@ __all__ = [
     "TrialConfig",
     "Turnover",
     "datasets",
+    "diagnostics",
     "metrics",
     "objective",
     "open_shards",

@@ -109,11 +109,14 @@ def replace_at(config: T, values: Mapping[str, Plain]) -> T:
 
     Args:
         config: The configuration.
-        values: New values by dotted path, ``{"cost.soft_l1.strength": 0.2}``.
+        values: New values by dotted path, ``{"cost.soft_l1.strength": 0.2}``. A path into an optional configuration
+            that is None begins with its defaults.
 
     Raises:
         ConfigurationError: A path does not exist, or a value does not fit.
     """
+    for path in values:
+        config = _opened(config, path)
     plain = to_plain(config)
     for path, value in values.items():
         _assign(plain, path, value)
@@ -139,6 +142,19 @@ def set_from_text(config: T, path: str, text: str) -> T:
             return replace_at(config, {path: text})
         except ConfigurationError:
             raise error from None
+
+
+def _opened(config: Any, path: str) -> Any:
+    """The configuration with the defaults of an optional one in the place of a None that a path leads through."""
+    name, _, rest = path.partition(".")
+    if not rest or not dataclasses.is_dataclass(config) or name not in {f.name for f in dataclasses.fields(config)}:
+        return config
+    inner = opened = getattr(config, name)
+    if inner is None:
+        kinds = typing.get_args(typing.get_type_hints(type(config))[name])
+        opened = next((_build(kind, {}, name) for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    opened = _opened(opened, rest)
+    return config if opened is inner else dataclasses.replace(typing.cast("Any", config), **{name: opened})
 
 
 def _assign(here: Any, path: str, value: Plain, above: str = "") -> None:

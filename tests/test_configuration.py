@@ -39,6 +39,7 @@ class Outer:
     table: Mapping[str, Inner] = field(default_factory=dict)
     either: int | str = 0
     anything: Any = None
+    extra: Inner | None = None
 
 
 OUTER = Outer(count=3, labels=("a", "b"), table={"x.y": Inner(rate=0.5)}, anything=[1, {"z": None}])
@@ -135,6 +136,17 @@ def test_replace_at_a_dotted_path():
     assert OUTER.inner.rate == 0.1
 
 
+def test_a_path_into_an_optional_configuration_begins_with_its_defaults():
+    assert OUTER.extra is None
+    assert replace_at(OUTER, {"extra.rate": 3, "extra.name": "sgd"}).extra == Inner(rate=3.0, name="sgd")
+    opened = set_from_text(OUTER, "extra.rate", "0.5")
+    assert opened == replace(OUTER, extra=Inner(rate=0.5))
+    assert set_from_text(opened, "extra.name", "sgd").extra == Inner(rate=0.5, name="sgd")
+    assert set_from_text(OUTER, "extra", "{}").extra == Inner()
+    assert set_from_text(opened, "extra", "null") == OUTER
+    assert from_plain(Outer, json.loads(json.dumps(to_plain(opened)))) == opened
+
+
 def test_replace_at_reaches_into_a_cost():
     changed = replace_at(TRIAL, {"cost.soft_l1.strength": 0.2, "scoring.cost.quadratic.strength": 3})
     assert changed.cost == Quadratic(1.0) + SoftL1(0.2, width=0.05)
@@ -146,6 +158,9 @@ def test_replace_at_reaches_into_a_cost():
     [
         ("inner.rtae", 1.0, r"^inner\.rtae: no such field; expected one of rate, name, clip"),
         ("count.more", 1, r"^count\.more: no such field; count is a single value"),
+        ("inner.clip.more", 1, r"^inner\.clip\.more: no such field; inner\.clip is a single value"),
+        ("extra.rtae", 1, r"^extra\.rtae: no such field; expected one of rate, name, clip"),
+        ("extra.rate", -1, r"^inner\.rate: expected a number above 0"),
         ("", 1, "no such field"),
         ("inner.rate", "x", "^inner.rate: expected a number"),
         ("inner.rate", -1.0, "^inner.rate: expected a number above 0"),

@@ -24,6 +24,7 @@ FLOORS = [  # 0 to 4
     "alignray.statistics",
     "alignray.training",
     "alignray.checkpoint",
+    "alignray.diagnostics",
     "alignray.trial",
 ]
 

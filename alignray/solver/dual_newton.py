@@ -104,7 +104,9 @@ class DualNewton:
             drifted = drifted or rough
             iterations = iterations + running
 
-    def adjoint(self, q: Tensor, g: Tensor, matrix: NewtonMatrix | None) -> tuple[Tensor, Tensor]:
+    def adjoint(
+        self, q: Tensor, g: Tensor, matrix: NewtonMatrix | None, held: NewtonMatrix | None = None
+    ) -> tuple[Tensor, Tensor]:
         """How a decision answers to what its rows would do alone.
 
         Where the rows would move by ``r``, all else held, the decision moves by ``r − diag(h) A M⁻¹ Aᵀr``.
@@ -113,6 +115,7 @@ class DualNewton:
             q: The solution ``[R, B, n]``.
             g: The gradient in the decision ``[R, B, n]``.
             matrix: M at q, if it is known.
+            held: M at another q, to be solved in its stead.
 
         Returns:
             The gradient in r, ``g − A M⁻¹ Aᵀ diag(h) g``, and the residual of the solve relative to g ``[R, B]``.
@@ -121,7 +124,7 @@ class DualNewton:
             return g, g.new_zeros(g.shape[:-1])
         matrix = NewtonMatrix.of(self.columns, self.separable.compliance(q), q) if matrix is None else matrix
         response = matrix.h * g
-        solved, error = matrix.solve(matrix.exposures(response))
+        solved, error = (held or matrix).solve(matrix.exposures(response))
         idle = (response == 0).all(-1)  # nothing to solve for, were M as broken as it may be
         solved, error = torch.where(idle.unsqueeze(-1), 0.0, solved), torch.where(idle, 0.0, error)
         # ‖√h A M⁻¹‖ ≤ ½ where every column has a price: in this unit the error of the result is at most the residual.

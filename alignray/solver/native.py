@@ -86,11 +86,17 @@ class NativeSolve:
             h[piece.members, piece.eras] = piece.newton.separable.compliance(piece.q)
         return self._layout.restore(h)
 
-    def adjoint(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """See `DualNewton.adjoint`; g and the result ``[..., n]``, the residual ``[...]``."""
+    def adjoint(self, g: Tensor, held: NativeSolve | None = None) -> tuple[Tensor, Tensor]:
+        """See `DualNewton.adjoint`; g and the result ``[..., n]``, the residual ``[...]``.
+
+        Args:
+            g: The gradient in the decision.
+            held: An earlier solve of the same batch with other predictions, whose M is to serve for this one's.
+        """
         rows = self._layout.rows(g)
         result, residual = torch.empty_like(rows), rows.new_empty(rows.shape[:-1])
-        for piece in self._pieces:
+        for index, piece in enumerate(self._pieces):
             at = (piece.members, piece.eras)
-            result[at], residual[at] = piece.newton.adjoint(piece.q, rows[at], piece.matrix)
+            earlier = None if held is None else held._pieces[index].matrix
+            result[at], residual[at] = piece.newton.adjoint(piece.q, rows[at], piece.matrix, earlier)
         return self._layout.restore(result), self._layout.restore(residual)

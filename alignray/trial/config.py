@@ -7,6 +7,7 @@ from typing import Literal
 
 from alignray.configuration import require_above, require_at_least, require_one_of
 from alignray.costs import Cost
+from alignray.diagnostics import DiagnosticsConfig
 from alignray.models import ModelConfig
 from alignray.objectives import OBJECTIVES
 from alignray.training import TrainingConfig
@@ -62,6 +63,7 @@ class TrialConfig:
         training: The training loop.
         split: The folds.
         solver: The solver layer's options.
+        diagnostics: What is measured of the gradients beside training; None for nothing.
         members: R, the replicas trained together; each has its own initial weights.
         seed: Seeds the members, the order of the eras and the directions of ``training.sobolev``.
     """
@@ -73,6 +75,7 @@ class TrialConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
+    diagnostics: DiagnosticsConfig | None = None
     members: int = 4
     seed: int = 0
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from alignray.checkpoint import Checkpoint
 from alignray.configuration import to_plain
 from alignray.data import Fold, Panel, walk_forward
+from alignray.diagnostics import DiagnosticsConfig, diagnose
 from alignray.errors import DataError, TrainingError
 from alignray.objectives import objective
 from alignray.solver import SolverLayer
@@ -76,7 +77,8 @@ class Trial:
         """Train and score one epoch.
 
         Returns:
-            The epoch's metrics: ``train/loss``, ``val/…``, ``solver/…``, ``time/…``.
+            The epoch's metrics: ``train/loss``, ``val/…``, ``solver/…``, ``time/…``, and where they are asked for
+            ``diag/…``.
 
         Raises:
             TrainingError: A prediction or the score is not finite.
@@ -95,6 +97,9 @@ class Trial:
                 f"{self.metric} is {value} after epoch {self.epoch}: no validation era could be scored; "
                 "widen the cost's strengths or lower scoring.top_bottom"
             )
+        diagnostics = self.config.diagnostics
+        if diagnostics is not None and self.epoch % diagnostics.every == 0:
+            metrics |= self._diagnose(diagnostics)
         direction = METRICS[self.config.scoring.metric].direction
         if not self.best or direction * value > direction * self.best[self.metric]:
             self.best, self.best_epoch = metrics, self.epoch
@@ -143,6 +148,22 @@ class Trial:
         self.epoch = cast("int", checkpoint.record["epoch"])
         self.best_epoch = cast("int", checkpoint.record["best_epoch"])
         self.best = dict(cast("dict[str, float]", checkpoint.record["best"]))
+
+    def _diagnose(self, diagnostics: DiagnosticsConfig) -> dict[str, float]:
+        """Of the last fold, which has the most training eras."""
+        started = time.monotonic()
+        config, trainer = self.config, self._trainers[-1]
+        found = diagnose(
+            objective(config.objective, self._layer),
+            trainer.members,
+            self._panel,
+            self._folds[-1].train,
+            config=diagnostics,
+            training=config.training,
+            state=trainer.state(),
+            seed=config.seed,
+        )
+        return found.metrics | {"time/diagnostics_s": time.monotonic() - started}
 
     def _new_trainer(self, fold: Fold) -> Trainer:
         config = self.config
