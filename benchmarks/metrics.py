@@ -47,7 +47,7 @@ class Eras:
         return cls(torch.from_numpy(p), torch.from_numpy(F), torch.from_numpy(y))
 
     def frames(self) -> list[Frames]:
-        """The same eras as numerai_tools takes them, with Numerai's kind of ids, made anew: pandas has cached nothing."""
+        """The eras as numerai_tools takes them, with ids like Numerai's, and nothing yet cached by pandas."""
         names = [f"feature_{column}" for column in range(self.F.shape[-1])]
         frames = []
         for era in range(len(self.p)):

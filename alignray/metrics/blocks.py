@@ -17,9 +17,9 @@ from torch import Tensor
 Block: TypeAlias = "tuple[int | slice, ...]"
 """Indexes the eras of a block along the first batch dimensions; views, no copies."""
 
-_NUMBERS = {"cpu": 1 << 18}
+_NUMBERS = {"cpu": 1 << 20}
 _NUMBERS_ELSEWHERE = 1 << 26
-"""float64 numbers in a block: 2 MiB on a CPU, 512 MiB on a GPU, which wants much to do at once."""
+"""float64 numbers in a block: 8 MiB on a CPU, 512 MiB on a GPU, which wants much to do at once."""
 
 _ROW_VECTORS = 8
 """Vectors of an era that a metric of its rows has in hand at a time, about."""
@@ -46,6 +46,7 @@ def blocks(batch: torch.Size, numbers: int, device: torch.device) -> Iterator[Bl
     yield ()
 
 
+@torch.no_grad()
 def each_era(metric: Callable[..., Tensor], *rows: Tensor, tail: tuple[int, ...]) -> Tensor:
     """Applies a metric of eras block by block.
 
@@ -65,6 +66,7 @@ def each_era(metric: Callable[..., Tensor], *rows: Tensor, tail: tuple[int, ...]
     return result
 
 
+@torch.no_grad()
 def beside_factors(
     metric: Callable[[Tensor, Tensor, Tensor], Tensor], p: Tensor, F: Tensor, mask: Tensor, tail: tuple[int, ...]
 ) -> Tensor:

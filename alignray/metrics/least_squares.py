@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignray.metrics import masked
 from alignray.metrics.blocks import shift_, zero_outside_
 
 RCOND = 1e-6
@@ -61,7 +60,7 @@ def _by_gram(p: Tensor, S: Tensor, first: Tensor, mask: Tensor) -> tuple[Tensor,
     bound = inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
     mean = centre + first
     largest = variance.sum(-1) + count[..., 0, 0] * (1.0 + mean.square().sum((-2, -1)))
-    # Factors with a constant beside them are the centred ones times a matrix whose inverse is no larger than 1 + |mean|.
+    # With a constant beside them factors are the centred ones times a matrix whose inverse is 1 + |mean| at most.
     centred = torch.minimum(length.square().amin(-1) / bound, count[..., 0, 0])
     smallest = centred / (1.0 + mean.square().sum((-2, -1)).sqrt()).square()
     safe = triangle & (bound <= _SAFE) & (smallest > 100.0 * RCOND**2 * largest)
@@ -70,8 +69,8 @@ def _by_gram(p: Tensor, S: Tensor, first: Tensor, mask: Tensor) -> tuple[Tensor,
     average = p.sum(-1, keepdim=True) / count
     fit = torch.where(mask, average, 0.0)
     for _ in range(2):
-        coefficients = torch.where(mask, p - fit, 0.0) @ S @ inverse  # [..., R, k]
-        fit = torch.where(mask, fit + coefficients @ S.mT - coefficients @ centre.mT, 0.0)
+        coefficients = (p - fit) @ S @ inverse  # [..., R, k]
+        fit = fit + coefficients @ S.mT - torch.where(mask, coefficients @ centre.mT, 0.0)
     return fit, safe
 
 

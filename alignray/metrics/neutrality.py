@@ -135,13 +135,14 @@ def exposure(q: Tensor, F: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """
     q, F, mask = era_rows(mask, q=q, F=F)
     q = torch.where(mask, q, 0.0)
-    length = torch.linalg.vector_norm(q, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(q, dim=-1)
     return beside_factors(_exposed, q, F, mask, ()) / length
 
 
 def _exposed(q: Tensor, F: Tensor, mask: Tensor) -> Tensor:
     """Returns ‖Fᵀq‖, `[..., R]`."""
-    return torch.linalg.vector_norm(q @ zero_outside_(F, mask), dim=-1)
+    size: Tensor = torch.linalg.vector_norm(q @ zero_outside_(F, mask), dim=-1)
+    return size
 
 
 def _correlations(p: Tensor, F: Tensor, mask: Tensor) -> Tensor:
