@@ -47,7 +47,7 @@ class Eras:
         return cls(torch.from_numpy(p), torch.from_numpy(F), torch.from_numpy(y))
 
     def frames(self) -> list[Frames]:
-        """The eras as numerai_tools takes them, with ids like Numerai's, and nothing yet cached by pandas."""
+        """The same eras as numerai_tools takes them, with ids like Numerai's."""
         names = [f"feature_{column}" for column in range(self.F.shape[-1])]
         frames = []
         for era in range(len(self.p)):
@@ -107,8 +107,8 @@ def main() -> None:
     print(f"{_machine()}\n\nMedians of {options.repeats} repeats, of {options.repeats_of_theirs} for numerai_tools.\n")
     eras = Eras.make(options.eras, options.rows, options.features, options.seed)
     print(f"### {options.eras} eras of {options.rows:,} rows and {options.features} features\n")
-    print("| metric | alignray ms | numerai_tools ms | ratio | again on the same frames ms | ratio | difference |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| metric | alignray ms | numerai_tools ms | ratio | difference |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
     disagree = []
     for row in ROWS:
         line, difference = _measure(row, eras, options.repeats, options.repeats_of_theirs)
@@ -123,16 +123,12 @@ def _measure(row: Row, eras: Eras, repeats: int, repeats_of_theirs: int) -> tupl
     """The table's row, and the largest difference of the two sides."""
     found = row.ours(eras)  # the first pass warms up
     ours = [_seconds(lambda: row.ours(eras)) for _ in range(repeats)]
-    first, again, expected = [], [], np.empty(0)
-    for _ in range(repeats_of_theirs):
-        frames = eras.frames()
-        started = time.monotonic()
-        expected = np.array([row.theirs(era) for era in frames])
-        first.append(time.monotonic() - started)
-        again.append(_seconds(lambda frames=frames: [row.theirs(era) for era in frames]))
+    frames = eras.frames()
+    expected = np.array([row.theirs(era) for era in frames])
+    theirs = [_seconds(lambda: [row.theirs(era) for era in frames]) for _ in range(repeats_of_theirs)]
     difference = float(np.abs(found.numpy() - expected).max())
-    cells = [_ms(ours), _ms(first), _ratio(first, ours), _ms(again), _ratio(again, ours), f"{difference:.0e}"]
-    return f"| {row.name} | {' | '.join(cells)} |", difference
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    return f"| {row.name} | {_ms(ours)} | {_ms(theirs)} | **{ratio:.0f}×** | {difference:.0e} |", difference
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -144,10 +140,6 @@ def _seconds(work: Callable[[], object]) -> float:
 def _ms(seconds: Sequence[float]) -> str:
     low, middle, high = (1e3 * f(seconds) for f in (min, statistics.median, max))
     return f"{middle:,.0f} ({low:,.0f} … {high:,.0f})"
-
-
-def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
-    return f"**{statistics.median(theirs) / statistics.median(ours):.0f}×**"
 
 
 def _options() -> argparse.Namespace:

@@ -5,6 +5,8 @@ Source: `numerai_tools.scoring` 0.7.2, one era and one prediction at a time ther
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,14 +54,14 @@ def gaussian_rank(p: Tensor, mask: Tensor) -> Tensor:
 
 
 def _gaussian_rank(p: Tensor, mask: Tensor) -> Tensor:
-    order, quantile = _ranked(p, mask)
+    order, quantile = _ranked(p, mask, torch.special.ndtri)
     return torch.empty_like(quantile).scatter_(-1, order, quantile)
 
 
 def _correlation(p: Tensor, y: Tensor, mask: Tensor, top_bottom: int | None) -> Tensor:
     """Returns the score of eras, `[...]`; all that follows the ranking is done in the order of the ranks."""
     kept = mask & ~y.isnan()
-    order, quantile = _ranked(p, kept)
+    order, score = _ranked(p, kept, lambda share: _signed_power(torch.special.ndtri(share)))
     count, n = kept.sum(-1, keepdim=True), p.shape[-1]
     target = _signed_power(masked.deviation(y, kept))
     rows = torch.arange(n, device=p.device)
@@ -69,37 +71,43 @@ def _correlation(p: Tensor, y: Tensor, mask: Tensor, top_bottom: int | None) -> 
         rows = rows[:top_bottom]
         rows = torch.cat([rows.expand(*count.shape[:-1], -1), (count - 1 - rows).clamp(min=0)], dim=-1)
         counted = (count >= 2 * top_bottom).expand(rows.shape)
-        order, quantile = order.gather(-1, rows), quantile.gather(-1, rows)
-    return masked.correlation(_signed_power(quantile), target.gather(-1, order), counted)
+        order, score = order.gather(-1, rows), score.gather(-1, rows)
+    return masked.correlation(score, target.gather(-1, order), counted)
 
 
-def _ranked(p: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the kept rows by ascending value, and their normal quantiles in this order, both `[..., n]`.
+def _ranked(p: Tensor, mask: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the kept rows by ascending value, and the scores of their ranks in this order, both `[..., n]`.
 
-    Masked rows come last. An era with a kept NaN has NaN quantiles.
+    Masked rows come last. An era with a kept NaN has NaN scores.
+
+    Args:
+        p: Values `[..., n]`.
+        mask: The rows to keep `[..., n]`.
+        score: A function of the percentile rank, which lies within (0, 1); odd about ½.
     """
     n, count = p.shape[-1], mask.sum(-1, keepdim=True)
     order, ordered = _sorted(torch.where(mask, p, torch.nan))
     rows = torch.arange(n, device=p.device)
     # A segment of equal values starts at `start`, and ends where the next one starts. NaN differs from NaN.
     new = torch.nn.functional.pad(ordered[..., 1:] != ordered[..., :-1], (1, 0), value=True)
-    start = torch.where(new, rows, 0).cummax(-1).values
-    later = torch.where(new, rows, n).flip(-1).cummin(-1).values.flip(-1)
+    start = (rows * new).cummax(-1).values
+    later = (n - (n - rows) * new).flip(-1).cummin(-1).values.flip(-1)
     end = torch.nn.functional.pad(later[..., 1:], (0, 1), value=n)
-    quantile = _quantile(torch.where(rows < count, start + end, 0), count)
-    missing = ordered.isnan() & (rows < count)
-    return order, quantile.masked_fill(missing.any(-1, keepdim=True), torch.nan)
+    kept = rows < count
+    scores = _looked_up((start + end) * kept, count, score)
+    missing = (ordered.isnan() & kept).any(-1, keepdim=True)
+    return order, scores.masked_fill(missing, torch.nan)
 
 
-def _quantile(doubled: Tensor, count: Tensor) -> Tensor:
-    """Returns the normal quantiles of doubled / (2 count), `[..., n]`; −inf where `doubled` is 0.
+def _looked_up(doubled: Tensor, count: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns the scores of doubled / (2 count), `[..., n]`; infinite where `doubled` is 0.
 
     Eras of one size share a table of the lower half, which the upper half mirrors.
     """
     counts, which = count.unique(return_inverse=True)
     width = doubled.shape[-1] + 1
     share = torch.arange(width, dtype=torch.float64, device=count.device) / (2 * counts.unsqueeze(-1))
-    table = torch.special.ndtri(share.clamp(max=0.5))
+    table = score(share.clamp(max=0.5))
     upper = 2 * count - doubled
     lower: Tensor = table.take(which * width + torch.minimum(doubled, upper))
     return torch.where(upper < doubled, -lower, lower)
