@@ -88,15 +88,29 @@ def _ranked(p: Tensor, mask: Tensor, score: Callable[[Tensor], Tensor]) -> tuple
     n, count = p.shape[-1], mask.sum(-1, keepdim=True)
     order, ordered = _sorted(torch.where(mask, p, torch.nan))
     rows = torch.arange(n, device=p.device)
-    # A segment of equal values starts at `start`, and ends where the next one starts. NaN differs from NaN.
-    new = torch.nn.functional.pad(ordered[..., 1:] != ordered[..., :-1], (1, 0), value=True)
-    start = (rows * new).cummax(-1).values
-    later = (n - (n - rows) * new).flip(-1).cummin(-1).values.flip(-1)
-    end = torch.nn.functional.pad(later[..., 1:], (0, 1), value=n)
+    new = torch.nn.functional.pad(ordered[..., 1:] != ordered[..., :-1], (1, 0), value=True)  # NaN differs from NaN
+    tied = ~new.all(-1)
+    doubled = (2 * rows + 1).expand(ordered.shape)
+    if bool(tied.any()):
+        doubled = doubled.clone()
+        doubled[tied] = _start_and_end(new[tied])
     kept = rows < count
-    scores = _looked_up((start + end) * kept, count, score)
+    scores = _looked_up(doubled * kept, count, score)
     missing = (ordered.isnan() & kept).any(-1, keepdim=True)
     return order, scores.masked_fill(missing, torch.nan)
+
+
+def _start_and_end(new: Tensor) -> Tensor:
+    """Returns where each row's segment starts plus where it ends, `[..., n]`: twice its middle.
+
+    Args:
+        new: Whether a row starts a segment `[..., n]`; the first does.
+    """
+    n = new.shape[-1]
+    rows = torch.arange(n, device=new.device)
+    start = (rows * new).cummax(-1).values
+    later = (n - (n - rows) * new).flip(-1).cummin(-1).values.flip(-1)
+    return start + torch.nn.functional.pad(later[..., 1:], (0, 1), value=n)
 
 
 def _looked_up(doubled: Tensor, count: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
