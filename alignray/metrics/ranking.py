@@ -132,7 +132,7 @@ def _sorted(values: Tensor) -> tuple[Tensor, Tensor]:
     if values.device.type != "cpu":
         ordered, order = values.sort(dim=-1, stable=True)
         return order, ordered
-    # numpy's sort is vectorised, and some fifty times faster than a stable argsort: it sorts the values' bits, which as
+    # numpy's sort of numbers is vectorised, a stable argsort is not. So it sorts the values' bits, which as
     # integers are in the same order, with their lowest ones replaced by the position.
     bits = (values + 0.0).view(torch.int64)  # no −0
     bits = bits ^ ((bits >> 63) & torch.iinfo(torch.int64).max)
