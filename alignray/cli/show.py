@@ -19,6 +19,8 @@ from alignray.sweep import Progress, Snapshot, SweepConfig
 from alignray.trial import METRICS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from alignray.launch import SweepResult
 
 _WIDE = 120
@@ -134,12 +136,26 @@ def print_result(result: SweepResult) -> None:
     console.print(table)
     note = f"Brackets: {first['level']:.0%} intervals over the holdout's eras, by block bootstrap."
     console.print(note, style="dim", highlight=False)
+    for arm in arms:
+        missing = _unscored(comparison[comparison["arm"] == arm])
+        if missing:
+            console.print(f"Without a score in {arm}, of {first['eras'] * first['members']} eras × members: {missing}.")
     for label, value in (
         ("comparison", result.folder / "comparison.csv"),
         ("report", result.folder / "report.html"),
         ("runs", f"alignray ui {result.name}"),
     ):
         console.print(f"{label:<11} {value}", highlight=False, soft_wrap=True)
+
+
+def _unscored(rows: pd.DataFrame) -> str:
+    """``corr 4 (no_targets 4), …``: how many eras × members each metric lacks, and why."""
+    reasons = [column for column in rows.columns if column.startswith("unscored_")]
+    texts = []
+    for _, row in rows[rows["unscored"] > 0].iterrows():
+        why = ", ".join(f"{reason.removeprefix('unscored_')} {row[reason]}" for reason in reasons if row[reason])
+        texts.append(f"{row['metric']} {row['unscored']} ({why})")
+    return ", ".join(texts)
 
 
 def print_plan(config: SweepConfig) -> None:

@@ -26,6 +26,7 @@ class Batch:
         factors: float32 ``[B, n, k]``, likewise.
         target: float32 ``[B, n]``, in standard deviations of the era: mean 0, variance 1 over the rows of the mask.
         mask: bool ``[B, n]``: rows whose target is known, in eras where the known targets differ.
+        known: bool ``[B, n]``: rows whose target is known, in all eras.
         present: bool ``[B, n]``: rows that exist, so that a prediction is wanted for them.
         eras: int64 ``[B]``, the indices of the eras in the panel.
     """
@@ -34,6 +35,7 @@ class Batch:
     factors: Tensor
     target: Tensor
     mask: Tensor
+    known: Tensor
     present: Tensor
     eras: Tensor
 
@@ -57,7 +59,7 @@ def assemble(
     """
     lengths = torch.tensor([stop - start for _, start, stop in spans])
     present = torch.arange(int(lengths.max())) < lengths[:, None]
-    target, mask = _standardised(_side_by_side([shard.target[a:b] for shard, a, b in spans]), present)
+    target, mask, known = _standardised(_side_by_side([shard.target[a:b] for shard, a, b in spans]), present)
     present = present.to(device)
 
     def columns(parts: Sequence[Matrix]) -> Tensor:
@@ -75,6 +77,7 @@ def assemble(
         factors=factors,
         target=target.to(device),
         mask=mask.to(device),
+        known=known.to(device),
         present=present,
         eras=torch.tensor(eras, device=device),
     )
@@ -98,7 +101,7 @@ def _decoded(values: Tensor, present: Tensor, bins: int | None) -> Tensor:
     return values.float().sub_(mean).div_(std).masked_fill_(~present[..., None], 0.0)
 
 
-def _standardised(target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+def _standardised(target: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centre and scale the known targets of each era.
 
     Args:
@@ -107,7 +110,7 @@ def _standardised(target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The targets ``[B, n]``, 0 where unknown, and the mask ``[B, n]``; an era whose known targets are fewer than two
-        or all equal ranks nothing and has an empty mask.
+        or all equal ranks nothing and has an empty mask. Last, where a target is known ``[B, n]``.
     """
     known = present & ~target.isnan()
     count = known.sum(-1, keepdim=True).clamp(min=1)
@@ -116,4 +119,4 @@ def _standardised(target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     centred = torch.where(known, values - values.sum(-1, keepdim=True) / count, 0.0)
     std = (centred.square().sum(-1, keepdim=True) / count).sqrt()
     mask = known & (std > 0)
-    return torch.where(mask, centred / std, 0.0).float(), mask
+    return torch.where(mask, centred / std, 0.0).float(), mask, known

@@ -17,7 +17,7 @@ def era_rows(mask: Tensor | None, *, F: Tensor | None = None, **vectors: Tensor)
         **vectors: One number a row, `[..., n]`, each under the name that the caller knows it by.
 
     Returns:
-        The vectors in their order, then F if it was given, all in float64; the mask last.
+        The vectors in their order in float64, then F as it is if it was given, the mask last.
 
     Raises:
         InvalidArgumentError: The rows differ in number, the batch shapes do not broadcast, or the mask is not bool.
@@ -33,16 +33,15 @@ def era_rows(mask: Tensor | None, *, F: Tensor | None = None, **vectors: Tensor)
 
     batches = {name: _batch_shape(name, vector, [n]) for name, vector in vectors.items()}
     batches["mask"] = _batch_shape("mask", mask, [n])
-    values = list(vectors.values())
     if F is not None:
         batches["F"] = _batch_shape("F", F, [n, "k"])
-        values.append(F)
     try:
         torch.broadcast_shapes(*batches.values())
     except RuntimeError as error:
         got = ", ".join(str(list(shape)) for shape in batches.values())
         raise InvalidArgumentError(f"{', '.join(batches)}: expected batch shapes that broadcast, got {got}") from error
-    return (*(value.to(torch.float64) for value in values), mask)
+    rows = tuple(vector.to(torch.float64) for vector in vectors.values())
+    return (*rows, mask) if F is None else (*rows, F, mask)
 
 
 def _batch_shape(name: str, tensor: Tensor, era: list[int | str]) -> torch.Size:

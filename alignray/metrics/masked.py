@@ -43,5 +43,7 @@ def direction(values: Tensor, mask: Tensor) -> Tensor:
 
 def correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Returns Pearson's correlation of the kept entries, `[...]`; NaN where either is constant."""
-    product = (direction(a, mask) * direction(b, mask)).sum(-1).clamp(-1.0, 1.0)
-    return product.masked_fill(constant(a, mask) | constant(b, mask), torch.nan)
+    step_a, step_b = deviation(a, mask), deviation(b, mask)
+    lengths = torch.linalg.vector_norm(step_a, dim=-1) * torch.linalg.vector_norm(step_b, dim=-1)
+    cosine: Tensor = (torch.linalg.vecdot(step_a, step_b) / lengths).clamp(-1.0, 1.0)
+    return cosine.masked_fill(constant(a, mask) | constant(b, mask), torch.nan)

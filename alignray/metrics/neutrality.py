@@ -5,15 +5,16 @@ Source: `numerai_tools.scoring` 0.7.2, one era and one prediction at a time ther
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from alignray.metrics import masked
 from alignray.metrics.arguments import era_rows
+from alignray.metrics.blocks import beside_factors, shift_, zero_outside_
+from alignray.metrics.least_squares import RCOND, explained
 from alignray.metrics.ranking import gaussian_rank, numerai_corr
-
-RCOND = 1e-6
-"""Singular values of the factors below this share of the largest count as 0."""
 
 
 def neutralize(p: Tensor, F: Tensor, *, proportion: float = 1.0, mask: Tensor | None = None) -> Tensor:
@@ -35,9 +36,14 @@ def neutralize(p: Tensor, F: Tensor, *, proportion: float = 1.0, mask: Tensor | 
         InvalidArgumentError: A shape does not fit.
     """
     p, F, mask = era_rows(mask, p=p, F=F)
-    neutral = torch.where(mask, p - proportion * _explained(p, F, mask), 0.0)
-    undefined = masked.constant(p, mask) | ~_finite(F, mask)
-    return neutral.masked_fill(undefined.unsqueeze(-1), torch.nan)
+    return beside_factors(partial(_neutral, proportion=proportion), p, F, mask, p.shape[-1:])
+
+
+def _neutral(p: Tensor, F: Tensor, mask: Tensor, *, proportion: float = 1.0) -> Tensor:
+    """Returns the neutral predictions, `[..., R, n]`."""
+    fit = explained(p, F, mask)
+    undefined = masked.constant(p, mask).unsqueeze(-1) | fit.isnan().any(-1, keepdim=True)
+    return torch.where(mask, p - proportion * fit, 0.0).masked_fill(undefined, torch.nan)
 
 
 def feature_neutral_corr(
@@ -63,12 +69,17 @@ def feature_neutral_corr(
         InvalidArgumentError: A shape does not fit, or `top_bottom` is not positive.
     """
     p, y, F, mask = era_rows(mask, p=p, y=y, F=F)
-    score = torch.where(mask, gaussian_rank(p, mask), 0.0)
-    neutral = neutralize(score, F, mask=mask)
+    neutral = beside_factors(_neutral_score, gaussian_rank(p, mask), F, mask, p.shape[-1:])
+    return numerai_corr(neutral, y, mask=mask, top_bottom=top_bottom)
+
+
+def _neutral_score(score: Tensor, F: Tensor, mask: Tensor) -> Tensor:
+    """Returns the neutral scores, `[..., R, n]`; 0 where the features explain them whole."""
+    neutral = _neutral(score, F, mask)
     # Rounding is amplified by up to 1 / RCOND. A residual below that is rounding alone, and its ranks would be noise.
-    noise = torch.finfo(torch.float64).eps / RCOND * torch.linalg.vector_norm(score, dim=-1, keepdim=True)
-    explained_whole = torch.linalg.vector_norm(neutral, dim=-1, keepdim=True) <= noise
-    return numerai_corr(neutral.masked_fill(explained_whole, 0.0), y, mask=mask, top_bottom=top_bottom)
+    noise = torch.finfo(torch.float64).eps / RCOND * torch.linalg.vector_norm(torch.where(mask, score, 0.0), dim=-1)
+    explained_whole = torch.linalg.vector_norm(neutral, dim=-1) <= noise
+    return neutral.masked_fill(explained_whole.unsqueeze(-1), 0.0)
 
 
 def feature_correlations(p: Tensor, F: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -82,7 +93,8 @@ def feature_correlations(p: Tensor, F: Tensor, *, mask: Tensor | None = None) ->
     Raises:
         InvalidArgumentError: A shape does not fit.
     """
-    return _correlations(*era_rows(mask, p=p, F=F))
+    correlations = _correlations(*era_rows(mask, p=p, F=F))
+    return correlations.masked_fill(correlations.isinf(), torch.nan)
 
 
 def max_feature_correlation(p: Tensor, F: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -104,11 +116,10 @@ def max_feature_correlation(p: Tensor, F: Tensor, *, mask: Tensor | None = None)
     Raises:
         InvalidArgumentError: A shape does not fit.
     """
-    p, F, mask = era_rows(mask, p=p, F=F)
-    sizes = _correlations(p, F, mask).abs().nan_to_num(nan=-1.0)
+    sizes = _correlations(*era_rows(mask, p=p, F=F)).abs().nan_to_num(nan=-1.0, posinf=torch.inf)
     # The −1 added is the largest where no feature varies, or there is none.
     largest = torch.nn.functional.pad(sizes, (0, 1), value=-1.0).amax(-1)
-    return torch.where((largest >= 0.0) & _finite(F, mask), largest, torch.nan)
+    return torch.where((largest >= 0.0) & largest.isfinite(), largest, torch.nan)
 
 
 def exposure(q: Tensor, F: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -124,44 +135,29 @@ def exposure(q: Tensor, F: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """
     q, F, mask = era_rows(mask, q=q, F=F)
     q = torch.where(mask, q, 0.0)
-    exposures = _columns_dot(torch.where(mask.unsqueeze(-1), F, 0.0), q)
-    return (exposures.square().sum(-1) / q.square().sum(-1)).sqrt()
+    length: Tensor = torch.linalg.vector_norm(q, dim=-1)
+    return beside_factors(_exposed, q, F, mask, ()) / length
+
+
+def _exposed(q: Tensor, F: Tensor, mask: Tensor) -> Tensor:
+    """Returns ‖Fᵀq‖, `[..., R]`."""
+    size: Tensor = torch.linalg.vector_norm(q @ zero_outside_(F, mask), dim=-1)
+    return size
 
 
 def _correlations(p: Tensor, F: Tensor, mask: Tensor) -> Tensor:
-    features, rows = F.mT, mask.unsqueeze(-2)
-    undefined = masked.constant(features, rows) | masked.constant(p, mask).unsqueeze(-1)
-    correlations = _columns_dot(masked.direction(features, rows).mT, masked.direction(p, mask))
-    return correlations.clamp(-1.0, 1.0).masked_fill(undefined, torch.nan)
+    """Returns the correlations, `[..., k]`: NaN where either side is constant, infinite for features not finite."""
+    directions = masked.direction(p, mask).masked_fill(masked.constant(p, mask).unsqueeze(-1), torch.nan)
+    return beside_factors(_correlations_of_directions, directions, F, mask, F.shape[-1:])
 
 
-def _explained(p: Tensor, F: Tensor, mask: Tensor) -> Tensor:
-    """Returns the least-squares fit of the prediction by the factors and a constant, `[..., n]`; 0 in masked rows.
-
-    Singular values are truncated as `numpy.linalg.lstsq` truncates them. They come from the triangle R of a QR
-    decomposition, so the orthogonal part of F's size is never formed; one correction of the seminormal equations
-    RᵀR c = Fᵀp regains the accuracy that they lack (Björck 1987, doi:10.1016/0024-3795(87)90101-7).
-    """
-    design = torch.cat([F, F.new_ones((*F.shape[:-1], 1))], dim=-1)
-    design = torch.where(mask.unsqueeze(-1) & design.isfinite(), design, 0.0)
-    p = torch.where(mask, p, 0.0)
-
-    triangle = torch.linalg.qr(design, mode="r").R
-    _, sigma, basis = torch.linalg.svd(triangle, full_matrices=False)
-    scaled = basis * torch.where(sigma > RCOND * sigma[..., :1], 1.0 / sigma, 0.0).unsqueeze(-1)
-    gram_inverse = scaled.mT @ scaled
-
-    coefficients = _columns_dot(gram_inverse, _columns_dot(design, p))
-    residual = p - _columns_dot(design.mT, coefficients)
-    coefficients = coefficients + _columns_dot(gram_inverse, _columns_dot(design, residual))
-    return _columns_dot(design.mT, coefficients)
-
-
-def _columns_dot(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Returns matrixᵀ vector, `[..., k]`; unlike matmul, without copying a matrix that several vectors share."""
-    return torch.einsum("...nk,...n->...k", matrix, vector)
-
-
-def _finite(F: Tensor, mask: Tensor) -> Tensor:
-    """Returns where the factors of all kept rows are finite, bool `[...]`."""
-    return (F.isfinite() | ~mask.unsqueeze(-1)).all(-1).all(-1)
+def _correlations_of_directions(p: Tensor, F: Tensor, mask: Tensor) -> Tensor:
+    """Returns the correlations, `[..., R, k]`, of predictions of mean 0 and length 1, `[..., R, n]`."""
+    if 0 in F.shape[-2:]:
+        return p.new_full((*p.shape[:-1], F.shape[-1]), torch.nan)
+    shift_(F, mask)
+    products, rows = p @ F, mask.to(F.dtype)
+    sums, squares = rows @ F, rows @ F.square_()
+    variance = squares - sums.square() / mask.sum(-1, keepdim=True)
+    correlations = (products / variance.sqrt()).clamp(-1.0, 1.0).masked_fill(squares == 0.0, torch.nan)
+    return correlations.masked_fill(~squares.isfinite(), torch.inf)

@@ -9,6 +9,33 @@ from alignray.errors import InvalidArgumentError
 from alignray.metrics import masked
 
 
+def mean(series: Tensor) -> Tensor:
+    """Returns the mean of the scores of eras, `[...]`; NaN where there is none.
+
+    Args:
+        series: Scores `[..., eras]`.
+
+    Raises:
+        InvalidArgumentError: The series has no dimension of eras.
+    """
+    return masked.mean(*_scores(series))
+
+
+def std(series: Tensor) -> Tensor:
+    """Returns the standard deviation (ddof 0) of the scores of eras, `[...]`; NaN where there is none.
+
+    Args:
+        series: Scores `[..., eras]`.
+
+    Raises:
+        InvalidArgumentError: The series has no dimension of eras.
+    """
+    series, scored = _scores(series)
+    spread = masked.mean(masked.deviation(series, scored).square(), scored).sqrt()
+    # Equal numbers deviate by nothing, though their mean may be rounded.
+    return spread.masked_fill(masked.constant(series, scored) & scored.any(-1), 0.0)
+
+
 def sharpe(series: Tensor) -> Tensor:
     """Returns the mean over the standard deviation of the scores of eras, `[...]`; per era, not annualised.
 
@@ -21,9 +48,8 @@ def sharpe(series: Tensor) -> Tensor:
     Raises:
         InvalidArgumentError: The series has no dimension of eras.
     """
-    series, scored = _scores(series)
-    spread = masked.mean(masked.deviation(series, scored).square(), scored).sqrt()
-    return (masked.mean(series, scored) / spread).masked_fill(masked.constant(series, scored), torch.nan)
+    spread = std(series)
+    return (mean(series) / spread).masked_fill(spread == 0.0, torch.nan)
 
 
 def max_drawdown(series: Tensor) -> Tensor:

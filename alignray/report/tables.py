@@ -11,6 +11,7 @@ import pandas as pd
 from alignray.search import TrialRow
 from alignray.sweep import FinalResult, Manifest
 from alignray.trial import METRICS
+from alignray.trial.unscored import by_name
 
 BASELINE = "mse"
 """The arm that the others are compared with, era by era, where it is among them."""
@@ -35,7 +36,8 @@ def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: 
     Returns:
         One row an arm and metric: ``arm``, ``metric``, ``value`` with its interval ``low`` … ``high``, ``validation``
         (the final model's own), ``difference`` to the mse arm era by era with its interval, the intervals' ``level``,
-        ``members``, ``eras``, ``trials``, ``failed``, and ``looks``, how often the holdout was looked at.
+        ``members``, ``eras``, ``trials``, ``failed``, ``looks``, how often the holdout was looked at, and ``unscored``,
+        how many eras × members lack the metric, with a column ``unscored_<reason>`` for each reason that there is.
     """
     level = manifest.config.holdout.level
     baseline = next((final for final in finals if final.arm == BASELINE), None)
@@ -66,9 +68,12 @@ def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: 
                 "trials": len(of_arm),
                 "failed": int((of_arm["state"] == "failed").sum()),
                 "looks": manifest.holdout_looks.get(final.arm, 0),
+                **by_name(final.scores.unscored(metric)),
             }
             records.append(record)
-    return pd.DataFrame(records)
+    table = pd.DataFrame(records)
+    reasons = [column for column in table.columns if column.startswith("unscored")]
+    return table.fillna(dict.fromkeys(reasons, 0)).astype(dict.fromkeys(reasons, int))
 
 
 def write_comparison(comparison: pd.DataFrame, folder: Path) -> Path:

@@ -24,6 +24,7 @@ from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
 from alignray.tracking import RunMetrics, TrackerHandle
 from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, score
+from alignray.trial.unscored import by_name
 
 FOLDER = "final"
 _MODEL, _SCORES = "model.safetensors", "holdout.json"
@@ -167,6 +168,7 @@ def load_final(folder: Path, arm: str) -> FinalResult:
     scores = Scores(
         eras=tuple(stored["eras"]),
         series={name: np.asarray(values, dtype=np.float64) for name, values in stored["series"].items()},
+        reasons={name: np.asarray(codes, dtype=np.uint8) for name, codes in stored["reasons"].items()},
         residual_max=stored["residual_max"],
         unconverged=stored["unconverged"],
     )
@@ -207,6 +209,7 @@ def _train_final(
         "residual_max": scores.residual_max,
         "unconverged": scores.unconverged,
         "series": {name: values.tolist() for name, values in scores.series.items()},
+        "reasons": {name: codes.tolist() for name, codes in scores.reasons.items()},
     }
     partial = home / f"{_SCORES}.partial"
     partial.write_text(json.dumps(stored))
@@ -214,7 +217,8 @@ def _train_final(
 
 
 def _report(result: FinalResult, manifest: Manifest, tracker: TrackerHandle) -> None:
-    values: dict[str, float] = {}
+    unscored = by_name(result.scores.unscored(manifest.config.trial.scoring.metric))
+    values: dict[str, float] = {f"holdout/{name}": float(count) for name, count in unscored.items()}
     for metric in METRICS:
         interval = result.interval(metric, manifest.config.holdout.level)
         values |= {

@@ -4,6 +4,7 @@ from alignray.trial.config import SolverConfig, SplitConfig, TrialConfig
 from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, ScoringConfig, score
 from alignray.trial.trial import Trial, build_layer, run_trial
+from alignray.trial.unscored import Unscored
 
 __all__ = [
     "METRICS",
@@ -16,6 +17,7 @@ __all__ = [
     "SplitConfig",
     "Trial",
     "TrialConfig",
+    "Unscored",
     "build_layer",
     "run_trial",
     "score",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,12 @@ from alignray.configuration import require_at_least, require_one_of
 from alignray.costs import Cost
 from alignray.data import Panel
 from alignray.errors import ConfigurationError
+from alignray.metrics import masked
 from alignray.objectives import regret
 from alignray.solver import SolverLayer
 from alignray.statistics import mean, sharpe
 from alignray.training import Members, require_finite
+from alignray.trial.unscored import Unscored, first_reason
 
 _ERAS_AT_ONCE = 256
 
@@ -32,7 +35,9 @@ class Scored:
         q: Decisions of the trial's own solver ``[R, B, n]``.
         y: Standardised targets ``[B, n]``.
         F: Factors ``[B, n, k]``.
-        mask: Rows that count ``[B, n]``.
+        mask: Rows that count ``[B, n]``; none in an era that ranks nothing.
+        known: Rows whose target is known ``[B, n]``.
+        converged: Whether the decision's solve did ``[R, B]``.
         reference: The solver that utility and regret are measured with.
         top_bottom: Rows at each end that rank correlations of the decision keep.
     """
@@ -42,6 +47,8 @@ class Scored:
     y: Tensor
     F: Tensor
     mask: Tensor
+    known: Tensor
+    converged: Tensor
     reference: SolverLayer
     top_bottom: int | None
 
@@ -53,14 +60,38 @@ class Metric:
     Attributes:
         per_era: The metric of every member and era, ``[R, B]``; NaN where an era has none.
         direction: 1 where more is better, −1 where less is, 0 where neither is.
-        summary: From the series of the eras ``[..., eras]`` to one number; their mean, or their Sharpe ratio.
         meaning: One line for tables.
+        summary: From the series of the eras ``[..., eras]`` to one number; their mean, or their Sharpe ratio.
+        reasons: Why an era may have none although its targets differ, in order.
     """
 
     per_era: Callable[[Scored], Tensor]
     direction: int
     meaning: str
     summary: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+    reasons: tuple[Unscored, ...]
+
+    def measure(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        """The metric of every member and era ``[R, B]``, and why it is NaN where it is: an `Unscored`, or 0."""
+        holds = {reason: _HOLDS[reason](scored) for reason in (*_ALWAYS, *self.reasons)}
+        # Without targets that differ an era ranks nothing, and its utility of 0 would be no score.
+        values = self.per_era(scored).masked_fill(holds[Unscored.NO_TARGETS] | holds[Unscored.EQUAL_TARGETS], torch.nan)
+        return values, first_reason(values, list(holds.items()))
+
+
+_ALWAYS = (Unscored.NO_TARGETS, Unscored.EQUAL_TARGETS)
+
+_HOLDS: dict[Unscored, Callable[[Scored], Tensor]] = {
+    Unscored.NO_TARGETS: lambda scored: ~scored.known.any(-1),
+    Unscored.EQUAL_TARGETS: lambda scored: ~scored.mask.any(-1),
+    Unscored.UNCONVERGED: lambda scored: ~scored.converged,
+    # Nothing else leaves the utility of an era with targets undefined.
+    Unscored.REFERENCE_UNCONVERGED: lambda scored: torch.ones_like(scored.converged),
+    Unscored.CONSTANT_DECISION: lambda scored: masked.constant(scored.q, scored.mask),
+    Unscored.CONSTANT_PREDICTION: lambda scored: masked.constant(scored.p, scored.mask),
+    Unscored.TOO_FEW_ROWS: lambda scored: scored.mask.sum(-1) < 2 * (scored.top_bottom or 0),
+}
+"""Where each reason holds: bool, broadcastable to ``[R, B]``."""
 
 
 def _decision_corr(scored: Scored) -> Tensor:
@@ -77,8 +108,7 @@ def _fnc(scored: Scored) -> Tensor:
 
 def _utility(scored: Scored) -> Tensor:
     q = scored.reference(scored.p, scored.F, scored.mask).q
-    utility: Tensor = (scored.y * q).sum(-1) - scored.reference.cost.finite_part(q, scored.F, scored.mask)
-    return utility
+    return metrics.utility(q, scored.y, scored.reference.cost, scored.F, mask=scored.mask)
 
 
 def _regret(scored: Scored) -> Tensor:
@@ -97,16 +127,25 @@ def _active(scored: Scored) -> Tensor:
     return metrics.active_share(scored.q, mask=scored.mask)
 
 
+_OF_P = (Unscored.CONSTANT_PREDICTION,)
+_OF_Q = (Unscored.UNCONVERGED, Unscored.CONSTANT_DECISION)
+_OF_RANKED_Q = (*_OF_Q, Unscored.TOO_FEW_ROWS)
+_OF_REFERENCE = (Unscored.REFERENCE_UNCONVERGED,)
+
 METRICS: dict[str, Metric] = {
-    "decision_corr": Metric(_decision_corr, 1, "numerai_corr of the decision q with the target", mean),
-    "decision_sharpe": Metric(_decision_corr, 1, "Sharpe ratio of decision_corr over the eras, not annualised", sharpe),
-    "corr": Metric(_corr, 1, "numerai_corr of the prediction p with the target", mean),
-    "fnc": Metric(_fnc, 1, "numerai_corr of p neutralised to the factors", mean),
-    "utility": Metric(_utility, 1, "y·q − C(q) under the reference cost", mean),
-    "regret": Metric(_regret, -1, "utility lost against knowing the target, under the reference cost", mean),
-    "calibration": Metric(_calibration, 0, "slope of the target on p; 1 is calibrated", mean),
-    "exposure": Metric(_exposure, -1, "‖Fᵀq‖ / ‖q‖", mean),
-    "active": Metric(_active, 0, "share of rows with a decision other than 0", mean),
+    "decision_corr": Metric(_decision_corr, 1, "numerai_corr of the decision q with the target", mean, _OF_RANKED_Q),
+    "decision_sharpe": Metric(
+        _decision_corr, 1, "Sharpe ratio of decision_corr over the eras, not annualised", sharpe, _OF_RANKED_Q
+    ),
+    "corr": Metric(_corr, 1, "numerai_corr of the prediction p with the target", mean, _OF_P),
+    "fnc": Metric(_fnc, 1, "numerai_corr of p neutralised to the factors", mean, _OF_P),
+    "utility": Metric(_utility, 1, "y·q − C(q) under the reference cost", mean, _OF_REFERENCE),
+    "regret": Metric(
+        _regret, -1, "utility lost against knowing the target, under the reference cost", mean, _OF_REFERENCE
+    ),
+    "calibration": Metric(_calibration, 0, "slope of the target on p; 1 is calibrated", mean, _OF_P),
+    "exposure": Metric(_exposure, -1, "‖Fᵀq‖ / ‖q‖", mean, _OF_Q),
+    "active": Metric(_active, 0, "share of rows with a decision other than 0", mean, _OF_Q),
 }
 """Every metric, by name."""
 
@@ -142,18 +181,24 @@ class Scores:
     Attributes:
         eras: The eras' labels.
         series: By metric, the values ``[R, eras]`` in float64; NaN where an era has none.
+        reasons: By metric, why it has none: an `Unscored` each ``[R, eras]``, 0 where there is a score.
         residual_max: The largest KKT residual of the decisions.
         unconverged: Decisions that did not converge; their eras are NaN.
     """
 
     eras: tuple[str, ...]
     series: dict[str, npt.NDArray[np.float64]]
+    reasons: dict[str, npt.NDArray[np.uint8]]
     residual_max: float
     unconverged: int
 
     def by_member(self, metric: str) -> npt.NDArray[np.float64]:
         """A metric of each member, ``[R]``."""
         return METRICS[metric].summary(self.series[metric])
+
+    def unscored(self, metric: str) -> Counter[Unscored]:
+        """How many eras × members have no score by a metric, for each reason that there is."""
+        return Counter(Unscored(code) for code in self.reasons[metric].ravel().tolist() if code)
 
     def summary(self, prefix: str) -> dict[str, float]:
         """``prefix/metric`` and ``prefix/metric_std``: mean and standard deviation over the members that have one."""
@@ -183,7 +228,7 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
         TrainingError: A member's predictions are not finite.
     """
     reference = SolverLayer(scoring.cost, tol=layer.tol, max_iter=layer.max_iter, on_failure="nan")
-    parts: dict[str, list[Tensor]] = {name: [] for name in METRICS}
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in METRICS}
     residual, unconverged = 0.0, 0
     device = next(iter(members.parameters.values())).device
     with torch.no_grad():
@@ -195,13 +240,17 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
             residual = max(residual, float(solution.residual.max()))
             unconverged += int((~solution.converged).sum())
             y, F = batch.target.double(), batch.factors.double()
-            scored = Scored(p, solution.q, y, F, batch.mask, reference, scoring.top_bottom)
+            scored = Scored(
+                p, solution.q, y, F, batch.mask, batch.known, solution.converged, reference, scoring.top_bottom
+            )
             # Two summaries of one series are computed once.
-            known: dict[Callable[[Scored], Tensor], Tensor] = {}
-            empty = ~batch.mask.any(-1)  # without a target, an era's utility of 0 would be no score
+            measured: dict[Callable[[Scored], Tensor], tuple[Tensor, Tensor]] = {}
             for name, metric in METRICS.items():
-                if metric.per_era not in known:
-                    known[metric.per_era] = metric.per_era(scored).masked_fill(empty, torch.nan)
-                parts[name].append(known[metric.per_era])
-    series = {name: torch.cat(values, dim=1).cpu().numpy() for name, values in parts.items()}
-    return Scores(tuple(panel.eras[era] for era in eras), series, residual, unconverged)
+                if metric.per_era not in measured:
+                    measured[metric.per_era] = metric.measure(scored)
+                parts[name].append(measured[metric.per_era])
+    series, reasons = (
+        {name: torch.cat([part[which] for part in found], dim=1).cpu().numpy() for name, found in parts.items()}
+        for which in (0, 1)
+    )
+    return Scores(tuple(panel.eras[era] for era in eras), series, reasons, residual, unconverged)

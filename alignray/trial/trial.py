@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
@@ -21,6 +22,7 @@ from alignray.training import EpochStats, Members, Trainer
 from alignray.trial.config import TrialConfig
 from alignray.trial.reporter import NullReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, score
+from alignray.trial.unscored import Unscored, by_name
 
 
 def build_layer(config: TrialConfig) -> SolverLayer:
@@ -78,10 +80,11 @@ class Trial:
 
         Returns:
             The epoch's metrics: ``train/loss``, ``val/…``, ``solver/…``, ``time/…``, and where they are asked for
-            ``diag/…``.
+            ``diag/…``. ``val/unscored`` counts the eras × members without what the search looks at, and
+            ``val/unscored_<reason>`` those for each reason that there is.
 
         Raises:
-            TrainingError: A prediction or the score is not finite.
+            TrainingError: A prediction is not finite, or no validation era of a fold has a score.
         """
         started = time.monotonic()
         stats = [trainer.run_epoch(self.epoch) for trainer in self._trainers]
@@ -90,13 +93,12 @@ class Trial:
             for trainer, fold in zip(self._trainers, self._folds, strict=True)
         ]
         self.epoch += 1
+        unscored = sum((fold.unscored(self.config.scoring.metric) for fold in scores), Counter[Unscored]())
         metrics = _summarise(stats, scores, time.monotonic() - started)
+        metrics |= {f"val/{name}": float(count) for name, count in by_name(unscored).items()}
         value = metrics[self.metric]
         if not math.isfinite(value):
-            raise TrainingError(
-                f"{self.metric} is {value} after epoch {self.epoch}: no validation era could be scored; "
-                "widen the cost's strengths or lower scoring.top_bottom"
-            )
+            raise TrainingError(f"{self.metric} is {value} after epoch {self.epoch}: {_why_none(unscored)}")
         diagnostics = self.config.diagnostics
         if diagnostics is not None and self.epoch % diagnostics.every == 0:
             metrics |= self._diagnose(diagnostics)
@@ -192,6 +194,14 @@ def run_trial(
         metrics = trial.step()
         reporter.report(trial.epoch, metrics)
     return trial
+
+
+def _why_none(unscored: Counter[Unscored]) -> str:
+    if not unscored:
+        return "its eras' scores are all equal, or too few; validate on more eras"
+    reasons = "; ".join(f"{reason.meaning} ({count} eras × members)" for reason, count in unscored.most_common())
+    advice = " or ".join(dict.fromkeys(reason.advice for reason, _ in unscored.most_common()))
+    return f"no validation era of a fold could be scored: {reasons}. To go on, {advice}"
 
 
 def _summarise(stats: Sequence[EpochStats], scores: Sequence[Scores], seconds: float) -> dict[str, float]:

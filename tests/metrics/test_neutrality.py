@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignray import metrics
 from alignray.errors import InvalidArgumentError
+from alignray.metrics import blocks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -60,6 +61,31 @@ class TestNeutralize:
         predictions, features, _ = frames(p, F)
         expected = torch.tensor(scoring.neutralize(predictions, features, proportion)["p"].to_numpy())
         torch.testing.assert_close(metrics.neutralize(p, F, proportion=proportion), expected, rtol=0, atol=1e-10)
+
+    @settings(deadline=None, max_examples=30)
+    @given(seed=seeds, n=st.integers(3, 60), k=st.integers(1, 80), levels=st.integers(2, 6))
+    def test_members_equal_numerai_tools_at_once(self, seed, n, k, levels):
+        """Several columns in one call there, several members in one call here; more features than rows, too."""
+        p, F, _ = era(seed, n, k)
+        rng = np.random.default_rng(seed)
+        p = torch.stack([p, torch.from_numpy(rng.integers(0, levels, size=n).astype(float)), torch.full_like(p, 0.1)])
+        F[:, rng.integers(k)] = 3
+        _, features, _ = frames(p[0], F)
+        predictions = pd.DataFrame(p.T.numpy(), index=features.index, columns=list("abc"))
+        predictions["c"] = 0.5  # a constant of which pandas computes no rounded deviation
+        expected = torch.tensor(scoring.neutralize(predictions, features).to_numpy().T)
+        torch.testing.assert_close(metrics.neutralize(p, F), expected, rtol=0, atol=1e-10, equal_nan=True)
+
+    @pytest.mark.parametrize("scale", [1e-8, 1e-5, 1.0, 1e5, 1e8])
+    @pytest.mark.parametrize("offset", [0.0, 1.0, 1e3, 1e7])
+    def test_factors_far_from_zero_or_of_unlike_size_are_cut_where_numpy_cuts_them(self, scale, offset):
+        """A factor may be too small beside another, or beside its own mean; near the cut numpy errs by 1e-9."""
+        p, F, _ = era(0, n=200)
+        F = F.double() + torch.from_numpy(np.random.default_rng(1).normal(size=F.shape))
+        F = F * torch.tensor([scale, 1.0, 1.0, 1.0, 1.0]) + offset
+        predictions, features, _ = frames(p, F)
+        expected = torch.tensor(scoring.neutralize(predictions, features)["p"].to_numpy())
+        torch.testing.assert_close(metrics.neutralize(p, F), expected, rtol=0, atol=1e-8)
 
     @pytest.mark.parametrize("smallest", [1e-2, 1e-4, 2e-6, 5e-7, 1e-9])
     def test_ill_conditioned_factors_are_cut_where_numpy_cuts_them(self, smallest):
@@ -131,6 +157,21 @@ class TestFeatureNeutralCorr:
         expected = scoring.feature_neutral_corr(*frames(p, F, y), top_bottom=top_bottom)["p"]
         score = metrics.feature_neutral_corr(p, F, y, top_bottom=top_bottom).item()
         assert score == pytest.approx(expected, abs=1e-10, nan_ok=True)
+
+    @settings(deadline=None, max_examples=30)
+    @given(seed=seeds, n=st.integers(30, 80), k=st.integers(3, 12), top_bottom=st.sampled_from([None, 5]))
+    def test_members_with_heavy_ties_and_a_constant_feature_equal_numerai_tools(self, seed, n, k, top_bottom):
+        p, F, y = era(seed, n, k)
+        rng = np.random.default_rng(seed)
+        p = torch.stack([p, *(torch.from_numpy(rng.integers(0, levels, size=n).astype(float)) for levels in (5, 5, 2))])
+        F[:, 1] = 2
+        # What is neutral in two rows alike is a tie there, or is not, as the last bits fall: no two rows are alike.
+        F = F.double() + torch.from_numpy(rng.normal(size=F.shape)) * (torch.arange(k) == 0)
+        _, features, targets = frames(p[0], F, y)
+        predictions = pd.DataFrame(p.T.numpy(), index=features.index, columns=list("abcd"))
+        expected = scoring.feature_neutral_corr(predictions, features, targets, top_bottom=top_bottom)
+        found = metrics.feature_neutral_corr(p, F, y, top_bottom=top_bottom)
+        torch.testing.assert_close(found, torch.tensor(expected.to_numpy()), rtol=0, atol=1e-10, equal_nan=True)
 
     @pytest.mark.parametrize("top_bottom", [None, 200])
     def test_equals_numerai_tools_at_numerai_size(self, top_bottom, device):
@@ -250,6 +291,32 @@ METRICS = {
     "max_feature_correlation": lambda p, F, y, mask: metrics.max_feature_correlation(p, F, mask=mask),
     "exposure": lambda p, F, y, mask: metrics.exposure(p, F, mask=mask),
 }
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("numbers", [1, 700, 2000])
+def test_the_blocks_in_which_a_batch_is_worked_through_do_not_count(metric, numbers, monkeypatch):
+    """Predictions [2, 3, 4, n] beside factors that the first and the last of these dimensions share."""
+    generator = torch.Generator().manual_seed(0)
+    p, y = torch.randn(2, 3, 4, 60, generator=generator), torch.randn(3, 1, 60, generator=generator)
+    F = torch.randint(0, 5, (3, 1, 60, 5), generator=generator, dtype=torch.int8)
+    F[1, ..., 2] = 0
+    masks = [None, torch.rand(3, 1, 60, generator=generator) > 0.2, torch.rand(4, 60, generator=generator) > 0.2]
+    for mask in masks:
+        whole = metric(p, F, y, mask)
+        with monkeypatch.context() as patch:
+            patch.setitem(blocks._NUMBERS, "cpu", numbers)
+            parts = metric(p, F, y, mask)
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12, equal_nan=True)
+        alone = metric(p[1, 2, 3], F[2, 0], y[2, 0], None if mask is None else mask.expand(3, 4, 60)[2, 3])
+        torch.testing.assert_close(whole[1, 2, 3], alone, rtol=0, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_codes_and_the_same_numbers_as_floats_score_the_same(metric):
+    p, F, y = era(0)
+    for dtype in (torch.float32, torch.float64, torch.int64):
+        assert metric(p, F.to(dtype), y, None).equal(metric(p, F, y, None))
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

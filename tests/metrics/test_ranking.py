@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignray import metrics
 from alignray.errors import InvalidArgumentError
+from alignray.metrics import blocks
 from alignray.metrics.ranking import gaussian_rank
 
 with warnings.catch_warnings():
@@ -62,6 +63,34 @@ def test_equals_numerai_tools(seed, n, levels, share, missing):
     top_bottom = None if share is None else max(1, int(share * y.isfinite().sum()))
     expected = oracle(p, y, top_bottom)
     assert metrics.numerai_corr(p, y, top_bottom=top_bottom).item() == pytest.approx(expected, abs=1e-10, nan_ok=True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=seeds, n=st.integers(26, 80), top_bottom=st.sampled_from([None, 3, 10]), missing=st.integers(0, 3))
+def test_members_with_heavy_ties_equal_numerai_tools_at_once(seed, n, top_bottom, missing):
+    """Several columns in one call there, several members in one call here: of two to five values, and of many."""
+    p = torch.stack([era(seed + member, n, levels)[0] for member, levels in enumerate([5, 5, 3, 2, None])])
+    y = era(seed, n)[1]
+    y[:missing] = torch.nan
+    index = [f"id{row:06d}" for row in range(n)]
+    predictions = pd.DataFrame(p.T.numpy(), index=index, columns=list("abcde"))
+    expected = scoring.numerai_corr(predictions, pd.Series(y.numpy(), index=index, name="y"), top_bottom=top_bottom)
+    found = metrics.numerai_corr(p, y, top_bottom=top_bottom)
+    torch.testing.assert_close(found, torch.tensor(expected.to_numpy()), rtol=0, atol=1e-10, equal_nan=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, n=st.integers(2, 200), top_bottom=st.sampled_from([None, 1]))
+def test_values_that_differ_in_their_last_bits_alone_are_in_order(seed, n, top_bottom):
+    """A vectorised sort leaves the last bits out; what it leaves out of order must be seen."""
+    rng = np.random.default_rng(seed)
+    base = rng.choice([-3.0, 1e-300, 1.0, 5e8], size=n)
+    p = base + np.spacing(base) * rng.integers(-4, 5, size=n)
+    p = torch.from_numpy(np.where(rng.random(n) < 0.1, rng.choice([0.0, -0.0, np.inf, -np.inf], size=n), p))
+    y = torch.from_numpy(rng.normal(size=n))
+    ranks = torch.tensor(pd.Series(p.numpy()).rank().to_numpy())
+    found, expected = (metrics.numerai_corr(values, y, top_bottom=top_bottom) for values in (p, ranks))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("rows", [70, 71, 75])
@@ -135,6 +164,24 @@ def test_a_batch_is_its_eras_one_by_one(top_bottom, device):
         for e in range(3):
             alone = metrics.numerai_corr(p[member, e][mask[e]], y[e][mask[e]], top_bottom=top_bottom)
             torch.testing.assert_close(scores[member, e], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("top_bottom", [None, 5])
+@pytest.mark.parametrize("numbers", [1, 2000, 5000])
+def test_the_blocks_in_which_a_batch_is_worked_through_do_not_count(numbers, top_bottom, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    p, y = torch.randn(2, 3, 4, 60, generator=generator), torch.randn(3, 1, 60, generator=generator)
+    mask = torch.rand(4, 60, generator=generator) > 0.2
+    whole = metrics.numerai_corr(p, y, mask=mask, top_bottom=top_bottom)
+    monkeypatch.setitem(blocks._NUMBERS, "cpu", numbers)
+    assert metrics.numerai_corr(p, y, mask=mask, top_bottom=top_bottom).equal(whole)
+
+
+def test_predictions_that_are_being_trained_are_scored():
+    p, y = era(0)
+    found = metrics.numerai_corr(p.clone().requires_grad_(), y)
+    assert not found.requires_grad
+    assert found == metrics.numerai_corr(p, y)
 
 
 @pytest.mark.parametrize("junk", [0.0, 1e300, -torch.inf, torch.inf, torch.nan])

@@ -146,7 +146,9 @@ def test_the_layer_is_the_configurations_and_marks_failures(panel):
 def test_a_score_that_is_no_number_ends_the_trial_in_words(panel):
     """The predictions never leave the dead zone: no decision can be ranked."""
     dead = Quadratic(1.0) + SoftL1(1e3)
-    with pytest.raises(TrainingError, match="val/decision_corr is nan after epoch 1: no validation era could be"):
+    with pytest.raises(
+        TrainingError, match="val/decision_corr is nan after epoch 1: no validation era of a fold could be"
+    ):
         Trial(config(cost=dead), panel).step()
 
 
