@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
-from alignray.data.datasets import synthetic
-from alignray.data.datasets.synthetic import STABLE, UNSTABLE
+from alignray.data.datasets import synthetic, synthetic_oracle
+from alignray.data.datasets.synthetic import NOISE, STABLE, UNSTABLE
 from alignray.errors import InvalidArgumentError
 
 
@@ -67,6 +68,53 @@ def test_the_stable_signal_pays_in_every_era_and_factor_bets_only_vary(panel):
     assert np.mean(stable) == pytest.approx(STABLE**0.5, rel=0.15)
     assert np.std(linear) == pytest.approx((UNSTABLE / 4) ** 0.5, rel=0.2)
     assert abs(np.mean(linear)) < 0.1
+
+
+def test_shares_are_those_asked_for():
+    shares = {"stable": 0.2, "unstable": 0.5, "noise": 0.3}
+    stable, linear = [], []
+    for X, y in eras_of(synthetic(num_eras=60, rows=1000, num_features=20, seed=3, **shares)):
+        a, b = X[:, :10], X[:, -10:]
+        stable.append(np.corrcoef((np.tanh(1.5 * a) + a * b).sum(axis=1), y)[0, 1])
+        linear.append(np.corrcoef(X[:, :5].sum(axis=1), y)[0, 1])
+    # Besides the five values, the returns' chance correlation with the signal costs some.
+    assert np.mean(stable) == pytest.approx(0.9 * 0.2**0.5, rel=0.1)
+    assert np.std(linear) == pytest.approx((0.5 / 4) ** 0.5, rel=0.2)
+
+
+def test_the_default_shares_are_the_documented_ones(panel):
+    told = synthetic(num_eras=60, rows=1000, num_features=20, seed=3, stable=STABLE, unstable=UNSTABLE, noise=NOISE)
+    assert told.digest == panel.digest
+    assert (STABLE, UNSTABLE, NOISE) == (0.05, 0.15, 0.8)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{"stable": 0.1}, {"stable": -0.05, "unstable": 0.25}, {"noise": float("nan")}],
+    ids=["sum", "sign", "nan"],
+)
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(InvalidArgumentError, match=r"stable, unstable, noise: expected shares of at least 0"):
+        synthetic(num_eras=2, rows=5, num_features=2, seed=0, **shares)
+
+
+@pytest.mark.parametrize(("stable", "unstable", "noise"), [(STABLE, UNSTABLE, NOISE), (0.4, 0.1, 0.5), (0.3, 0.7, 0.0)])
+def test_the_oracle_is_calibrated(stable, unstable, noise):
+    made = synthetic(num_eras=120, rows=300, num_features=50, seed=7, stable=stable, unstable=unstable, noise=noise)
+    batch = made.batch(range(made.num_eras))
+    y, p = batch.target.double(), synthetic_oracle(batch, stable=stable)
+    assert p[~batch.present].eq(0).all()
+    # An unbiased slope on the whole and on the steep part alone; the factor returns make a few per cent uncertain.
+    for rows in (batch.present, batch.present & (p.abs() > p.std())):
+        assert float((p * y)[rows].sum() / p[rows].square().sum()) == pytest.approx(1, abs=0.08)
+    corr = torch.corrcoef(torch.stack([p[batch.present], y[batch.present]]))[0, 1]
+    assert float(corr) == pytest.approx(0.9 * stable**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("stable", [-0.1, 1.0, float("nan")])
+def test_an_oracle_of_a_share_that_is_none_is_refused(panel, stable):
+    with pytest.raises(InvalidArgumentError, match=r"stable: expected a share within \[0, 1\)"):
+        synthetic_oracle(panel.batch([0]), stable=stable)
 
 
 def test_the_seed_decides_everything_and_eras_extend():

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from alignray.data.datasets.sp500 import sp500
-from alignray.data.datasets.synthetic import synthetic
+from alignray.data.datasets.synthetic import synthetic, synthetic_oracle
 
-__all__ = ["sp500", "synthetic"]
+__all__ = ["sp500", "synthetic", "synthetic_oracle"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from alignray.data.batch import Batch
 from alignray.data.layout import BINS, Schema, Shard, code_moments, offsets_of
 from alignray.data.panel import Panel
 from alignray.errors import InvalidArgumentError
@@ -22,12 +26,23 @@ STABLE, UNSTABLE, NOISE = 0.05, 0.15, 0.80
 _TARGETS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], np.float32)
 _TARGET_EDGES = (0.05, 0.25, 0.75, 0.95)
 """The ranks at which the target steps up, as Numerai's does: 5, 20, 50, 20 and 5 % of the rows."""
+_TARGET_DEVIATION = 0.8**0.5
+"""The target's standard deviation, in steps of 0.25: the root of 2 · (0.05 · 2² + 0.2 · 1²)."""
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Level = TypeVar("Level", bound=np.generic)
 
 
-def synthetic(*, num_eras: int, rows: int, num_features: int, seed: int) -> Panel:
+def synthetic(
+    *,
+    num_eras: int,
+    rows: int,
+    num_features: int,
+    seed: int,
+    stable: float = STABLE,
+    unstable: float = UNSTABLE,
+    noise: float = NOISE,
+) -> Panel:
     """Make a panel in Numerai's layout, with a signal that is known.
 
     An era has between 0.9 · ``rows`` and ``rows`` rows. Features come in blocks of five; two features of a block are
@@ -35,27 +50,38 @@ def synthetic(*, num_eras: int, rows: int, num_features: int, seed: int) -> Pane
     {0, 0.25, 0.5, 0.75, 1} as Numerai's is. The score's variance comes
 
     - to 5 % from a stable, non-linear signal: ``tanh(1.5 a) + a b``, summed over ten pairs of features. It is all that
-      can be learned: who knows it correlates with the score by √0.05 ≈ 0.22. About half of it, the tanh, is so nearly
-      linear that neutralising against the features removes it;
+      can be learned: who knows it correlates with the score by √0.05 ≈ 0.22, see `synthetic_oracle`. About half of it,
+      the tanh, is so nearly linear that neutralising against the features removes it;
     - to 15 % from linear factor returns, one a block, whose signs are drawn anew in each era: a model that bets on them
       gains nothing in the mean and is less stable, and neutralising against the features removes the bet;
-    - to 80 % from label noise.
+    - to 80 % from label noise,
+
+    unless other shares are asked for.
 
     Args:
         num_eras: The number of eras, labelled ``"0001"`` and so on.
         rows: The largest number of rows in an era, at least 2.
         num_features: The number of features, which are the factors too.
         seed: Decides everything; more eras of the same seed begin with the same eras.
+        stable: The share of the stable signal in the score's variance.
+        unstable: The share of the factor returns.
+        noise: The share of the label noise; the three add up to 1.
 
     Raises:
-        InvalidArgumentError: A number is too small.
+        InvalidArgumentError: A number is too small, or the shares do not add up to 1.
     """
     for name, value, least in (("num_eras", num_eras, 1), ("rows", rows, 2), ("num_features", num_features, 1)):
         if value < least:
             raise InvalidArgumentError(f"{name} must be at least {least}, got {value}")
+    shares = (stable, unstable, noise)
+    if not (min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-9)):
+        raise InvalidArgumentError(
+            f"stable, unstable, noise: expected shares of at least 0 that add up to 1, got {shares}"
+        )
+    weights = (stable**0.5, unstable**0.5, noise**0.5)
     generators = [np.random.default_rng([seed, era]) for era in range(num_eras)]
     lengths = [int(rng.integers(-(-9 * rows // 10), rows, endpoint=True)) for rng in generators]
-    eras = [_era(rng, length, num_features) for rng, length in zip(generators, lengths, strict=True)]
+    eras = [_era(rng, length, num_features, weights) for rng, length in zip(generators, lengths, strict=True)]
     names = tuple(f"feature_{number:04d}" for number in range(num_features))
     shard = Shard(
         eras=tuple(f"{era:04d}" for era in range(1, num_eras + 1)),
@@ -68,8 +94,41 @@ def synthetic(*, num_eras: int, rows: int, num_features: int, seed: int) -> Pane
     return Panel(Schema(era="era", target="target", id="id", features=names, factors=names, bins=BINS), (shard,))
 
 
-def _era(rng: np.random.Generator, n: int, d: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Draw the features ``[n, d]`` and the target ``[n]`` of one era."""
+def synthetic_oracle(batch: Batch, *, stable: float = STABLE) -> Tensor:
+    """The best prediction of a synthetic panel's standardised target, E[y | X].
+
+    It takes what is not signal as normal, which the noise is and the factor returns nearly are:
+
+        E[y | X] = Σ_t Φ((√stable · signal − Φ⁻¹(t)) / √(1 − stable))
+
+    over the ranks t at which the target steps up, standardised as the target is.
+
+    Args:
+        batch: Eras of the panel, whose features are all the panel's.
+        stable: The share that the panel was made with.
+
+    Returns:
+        Predictions ``[B, n]`` in float64, 0 on rows that only pad an era.
+
+    Raises:
+        InvalidArgumentError: The share does not lie within [0, 1).
+    """
+    if not 0 <= stable < 1:
+        raise InvalidArgumentError(f"stable: expected a share within [0, 1), got {stable}")
+    steps = torch.special.ndtri(torch.tensor(_TARGET_EDGES, dtype=torch.float64))
+    prediction = torch.zeros(batch.target.shape, dtype=torch.float64)
+    for era, rows in enumerate(batch.present.cpu()):
+        X = batch.features[era].cpu()[rows].double().numpy()
+        signal = torch.from_numpy(stable**0.5 * _scaled(_signal(X)))
+        above = torch.special.ndtr((signal[:, None] - steps) / (1 - stable) ** 0.5)
+        prediction[era, rows] = (above.sum(-1) - len(steps) / 2) / _TARGET_DEVIATION
+    return prediction.to(batch.target.device)
+
+
+def _era(
+    rng: np.random.Generator, n: int, d: int, weights: tuple[float, float, float]
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Draw the features ``[n, d]`` and the target ``[n]`` of one era, its score made of signal, returns and noise."""
     block = np.arange(d) // BLOCK
     common = rng.standard_normal((n, block[-1] + 1))
     own = rng.standard_normal((n, d))
@@ -78,9 +137,8 @@ def _era(rng: np.random.Generator, n: int, d: int) -> tuple[npt.NDArray[np.int8]
     mean, std = code_moments(BINS)
     X = (codes.astype(np.float64) - mean) / std
     returns = rng.choice([-1.0, 1.0], block[-1] + 1)[block]
-    score = (
-        STABLE**0.5 * _scaled(_signal(X)) + UNSTABLE**0.5 * _scaled(X @ returns) + NOISE**0.5 * rng.standard_normal(n)
-    )
+    stable, unstable, noise = weights
+    score = stable * _scaled(_signal(X)) + unstable * _scaled(X @ returns) + noise * rng.standard_normal(n)
     levels = _TARGETS[np.searchsorted(_TARGET_EDGES, (np.arange(n) + 0.5) / n)]
     return codes, _by_rank(score[:, None], levels)[:, 0]
 
