@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alignray import metrics
+from benchmarks import machine
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -104,7 +101,8 @@ def main() -> None:
     """Measure, print the table, and fail where the two sides disagree."""
     options = _options()
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    print(f"{_machine()}\n\nMedians of {options.repeats} repeats, of {options.repeats_of_theirs} for numerai_tools.\n")
+    repeats = f"Medians of {options.repeats} repeats, of {options.repeats_of_theirs} for numerai_tools."
+    print(f"{machine.described(_PACKAGES)}\n\n{torch.get_num_threads()} threads of torch. {repeats}\n")
     eras = Eras.make(options.eras, options.rows, options.features, options.seed)
     print(f"### {options.eras} eras of {options.rows:,} rows and {options.features} features\n")
     print("| metric | alignray ms | numerai_tools ms | ratio | difference |")
@@ -155,16 +153,6 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     parser.add_argument("--threads", type=int, help="torch's threads (its own choice)")
     return parser.parse_args()
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpus = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
-    return (
-        f"{cpus[0] if cpus else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{torch.get_num_threads()} threads of torch; Python {platform.python_version()}, {versions}."
-    )
 
 
 if __name__ == "__main__":

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import time
 from dataclasses import replace
-from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.solver import parts
 from benchmarks.solver.contestants import RIVALS
 from benchmarks.solver.problem import Size
@@ -31,8 +28,8 @@ def main() -> None:
     rivals = [rival.name for rival in RIVALS if not (options.quick and rival.setting == "defaults")]
     rivals = rivals if options.rivals is None else options.rivals
     effort = parts.Effort(options.repeats or (3 if options.quick else 7), options.limit)
-    print(f"{_machine()}\n\nMedians of {effort.repeats} repeats.\n", flush=True)
-    started, others = time.monotonic(), _seconds_of_others()
+    print(f"{machine.described(_PACKAGES)}\n\nMedians of {effort.repeats} repeats.\n", flush=True)
+    started, others = time.monotonic(), machine.seconds_of_others()
     if "aligned" in options.parts:
         rows = parts.measure_aligned(sizes, rivals, () if options.all else _LARGE, effort)
         _show("Forward and backward of the aligned objective", parts.aligned_table(rows))
@@ -48,7 +45,7 @@ def main() -> None:
     if "batch" in options.parts:
         _show("A large batch with int8 factors", _batch(options.gpu_code_on_cpu, effort))
     passed = time.monotonic() - started
-    shared = (_seconds_of_others() - others) / passed
+    shared = (machine.seconds_of_others() - others) / passed
     print(f"{passed / 60:.0f} minutes, in which other processes used {shared:.2f} cores in the mean.")
 
 
@@ -86,35 +83,6 @@ def _batch(on_cpu: bool, effort: parts.Effort) -> str:
         assert _TINY_BATCH.eras is not None
         return parts.batch_table(parts.measure_batches(_TINY_BATCH, ("cpu",), _TINY_BATCH.eras, effort))
     return "No CUDA device: left out."
-
-
-def _machine() -> str:
-    cpus = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
-    return (
-        f"{cpus[0] if cpus else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB; "
-        f"Python {platform.python_version()}, {versions}."
-    )
-
-
-def _seconds_of_others() -> float:
-    """Processor seconds that were used since the machine started, but for this process and its children."""
-    user, nice, system, _, _, *interrupts = (int(ticks) for ticks in _lines("/proc/stat")[0].split()[1:8])
-    own = os.times()
-    busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
-    return busy - (own.user + own.system + own.children_user + own.children_system)
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "from a checkout" if package == "alignray" else "not installed"
 
 
 def _show(title: str, table: str) -> None:

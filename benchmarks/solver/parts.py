@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.markdown import table
 from benchmarks.solver.batches import Batch, measure_batch
 from benchmarks.solver.contestants import CONTESTANTS, OURS, Ours, Rival, missing
 from benchmarks.solver.problem import FEATURES, Features, Problem, Reference, Size, kkt_residual, relative_error
@@ -95,7 +96,7 @@ def aligned_table(rows: Iterable[Row]) -> str:
         "gradient error",
         "failed eras",
     )
-    return _table(header, map(_aligned_cells, rows))
+    return table(header, map(_aligned_cells, rows))
 
 
 def ratio_table(rows: Sequence[Row]) -> str:
@@ -118,7 +119,7 @@ def ratio_table(rows: Sequence[Row]) -> str:
         if ours.contestant is not OURS[0] or not rivals:
             continue
         cells.append([str(ours.size), ours.features, *_ratios(ours, [row for row in rivals if row.usable])])
-    return _table(header, cells)
+    return table(header, cells)
 
 
 def pass_pair_table(sizes: Iterable[Size], effort: Effort) -> str:
@@ -146,7 +147,7 @@ def pass_pair_table(sizes: Iterable[Size], effort: Effort) -> str:
                 _say(f"{size}, {features}: pass pairs of {ours.name}")
                 outcome = measure("pass_pairs", problem, ours.name, repeats=effort.repeats, limit=effort.limit)
                 cells.append([str(size), features, ours.name, *_pass_pair_cells(outcome, references)])
-    return _table(header, cells)
+    return table(header, cells)
 
 
 def growth_table(fixed_k: Sequence[Size], fixed_n: Sequence[Size], effort: Effort) -> str:
@@ -175,7 +176,7 @@ def growth_table(fixed_k: Sequence[Size], fixed_n: Sequence[Size], effort: Effor
             logs = np.log(np.array(measured))
             slopes = [f"{np.polyfit(logs[:, 0], column, 1)[0]:.2f}" for column in logs[:, 1:].T]
             cells.append([f"**slope in {varied}**", "", *slopes[:3], "", slopes[3]])
-    return _table(header, cells)
+    return table(header, cells)
 
 
 def batch_table(batches: Sequence[Batch]) -> str:
@@ -194,7 +195,7 @@ def batch_table(batches: Sequence[Batch]) -> str:
         "failed eras",
     )
     base = batches[-1].eras_per_second
-    return _table(
+    return table(
         header,
         (
             (
@@ -313,11 +314,6 @@ def _spread(timing: dict[str, float], unit: float = 1.0) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "¦") for cell in line) + " |" for line in lines)
 
 
 def _say(text: str) -> None:
