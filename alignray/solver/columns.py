@@ -195,8 +195,9 @@ class NewtonMatrix:
             index = counting.view(-1).nonzero().view(1, 1, -1)
             a = index.shape[-1]
         else:
-            a = int(counting.sum(-1).amax()) if counting.numel() else 0
-            index = counting.to(torch.uint8).argsort(dim=-1, descending=True)[..., :a] if a <= most else counting
+            rank = counting.cumsum(-1)
+            a = int(rank[..., -1].amax()) if counting.numel() else 0
+            index = _places(counting, rank, a) if a <= most else counting
         if a > most:
             return cls(columns, h, None, None, None, columns.scales)
         return cls(columns, h, index, columns.rows(index).flatten(0, 1), h.gather(-1, index), columns.scales)
@@ -339,6 +340,21 @@ class NewtonMatrix:
         assert self.block is not None
         product = torch.bmm((d * self.scales).view(len(self.block), 1, -1), self.block.mT)
         return product.view(*d.shape[:-1], -1)
+
+
+def _places(counting: Tensor, rank: Tensor, a: int) -> Tensor:
+    """Where the rows that count stand, ``[R, B, a]``, filled up with a row that does not: without a sort.
+
+    Args:
+        counting: bool ``[R, B, n]``, with fewer than n of them in each element.
+        rank: How many of them there are up to each row, ``[R, B, n]``.
+        a: How many there are in the element that has most.
+    """
+    rows = torch.arange(counting.shape[-1], device=counting.device).expand_as(rank)
+    # The rows that do not count all go to one place more, where one of them stays.
+    places = rows.new_zeros(*rank.shape[:-1], a + 1).scatter_(-1, torch.where(counting, rank - 1, a), rows)
+    taken = torch.arange(a, device=counting.device) < rank[..., -1:]
+    return torch.where(taken, places[..., :a], places[..., a:])
 
 
 def _add_ridge(matrix: Tensor, columns: Columns, damping: Tensor | float) -> None:
