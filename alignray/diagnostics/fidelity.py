@@ -28,6 +28,9 @@ from alignray.objectives import Objective
 if TYPE_CHECKING:
     import pandas as pd
 
+_OWN = {"closed_form", "autograd", "finite_differences"}
+"""The names of the ways that are not surrogates."""
+
 _EPS = 64 * torch.finfo(torch.float64).eps
 
 
@@ -106,12 +109,17 @@ def gradient_fidelity(
         seed: Seeds the directions.
 
     Raises:
-        InvalidArgumentError: A shape, type or device does not fit, or a surrogate returns neither.
+        InvalidArgumentError: A shape, type or device does not fit, or a surrogate returns neither, or has the name of
+            another way.
     """
     if directions < 1 or not step > 0:
         raise InvalidArgumentError(f"directions, step: expected at least 1 and above 0, got {directions} and {step}")
-    given, layer = Given.of(p, y, F, mask, previous), tight(objective.layer)
+    taken = sorted(_OWN & set(surrogates or {}))
+    if taken:
+        raise InvalidArgumentError(f"surrogates: expected names other than {', '.join(sorted(_OWN))}, got {taken[0]!r}")
+    layer = tight(objective.layer)
     p = whole(layer, p, F, mask, previous)
+    given = Given.of(p, y, F, mask, previous)
     exact = given.known(p.double())
     gradients = {
         name: given.known(_surrogate_gradient(name, function, exact)) for name, function in (surrogates or {}).items()
@@ -132,12 +140,15 @@ def _surrogate_gradient(name: str, function: Callable[[Tensor], Tensor], p: Tens
     p = p.clone().requires_grad_()
     with torch.enable_grad():
         found = function(p)
-    if found.shape == p.shape:
+    if isinstance(found, Tensor) and found.shape == p.shape:
         return found.detach()
-    if found.shape != p.shape[:-1] or not found.requires_grad:
+    if not isinstance(found, Tensor) or found.shape != p.shape[:-1] or not found.requires_grad:
+        got = type(found).__name__
+        if isinstance(found, Tensor):
+            got = f"{list(found.shape)}{'' if found.requires_grad else ' without a graph'}"
         raise InvalidArgumentError(
             f"surrogates[{name!r}]: expected a loss {list(p.shape[:-1])} that is differentiable in p, or a gradient "
-            f"{list(p.shape)}; got {list(found.shape)}{'' if found.requires_grad else ' without a graph'}"
+            f"{list(p.shape)}; got {got}"
         )
     (gradient,) = torch.autograd.grad(found.sum(), p)
     return gradient

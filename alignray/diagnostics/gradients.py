@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alignray.costs.arguments import batch_shape, batch_with_strengths
 from alignray.costs.factors import Factors
+from alignray.errors import InvalidArgumentError
 from alignray.objectives import Objective
 from alignray.solver import Solution, SolverLayer
 
@@ -63,10 +64,16 @@ class Given:
         """Check that they fit the predictions ``[..., n]``.
 
         Raises:
-            InvalidArgumentError: A shape or device does not fit.
+            InvalidArgumentError: A shape, type or device does not fit.
         """
         held = {} if previous is None else {"previous": previous}
         batch_shape(F, mask, p=p, y=y, **held)
+        if not p.is_floating_point():
+            raise InvalidArgumentError(f"p: expected floating-point predictions, got {p.dtype}")
+        if torch.broadcast_shapes(p.shape, y.shape) != p.shape:
+            raise InvalidArgumentError(
+                f"y: expected batch axes that p has too, {list(p.shape[:-1])}, got {list(y.shape[:-1])}; expand p"
+            )
         y = y.detach().double()
         y = y if mask is None else torch.where(mask, y, 0.0)
         return cls(y, F, mask, None if previous is None else previous.detach().double())

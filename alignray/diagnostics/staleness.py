@@ -291,7 +291,7 @@ def _require_rising(steps: Sequence[int]) -> tuple[int, ...]:
 def _quantiles(values: Tensor, quantile: float) -> list[float]:
     """Of each step, what this share of the eras keeps to, of values ``[steps, ...]``; NaN where no era has one."""
     quantiles = []
-    for of_step in values.flatten(1):
+    for of_step in values.reshape(len(values), -1):
         known = of_step[~of_step.isnan()].sort().values
         # One of the eras, not between two of them, of which one may be infinite.
         quantiles.append(float(known[math.ceil(quantile * len(known)) - 1]) if len(known) else math.nan)

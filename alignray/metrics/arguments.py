@@ -20,8 +20,12 @@ def era_rows(mask: Tensor | None, *, F: Tensor | None = None, **vectors: Tensor)
         The vectors in their order in float64, then F as it is if it was given, the mask last.
 
     Raises:
-        InvalidArgumentError: The rows differ in number, the batch shapes do not broadcast, or the mask is not bool.
+        InvalidArgumentError: One is no tensor, the rows differ in number, the batch shapes do not broadcast, or the
+            mask is not bool.
     """
+    for name, value in {**vectors, "F": F, "mask": mask}.items():
+        if value is not None:
+            require_tensor(name, value)
     name, leader = next(iter(vectors.items()))
     if leader.ndim == 0:
         raise InvalidArgumentError(f"{name}: expected shape [..., n], got []")
@@ -42,6 +46,16 @@ def era_rows(mask: Tensor | None, *, F: Tensor | None = None, **vectors: Tensor)
         raise InvalidArgumentError(f"{', '.join(batches)}: expected batch shapes that broadcast, got {got}") from error
     rows = tuple(vector.to(torch.float64) for vector in vectors.values())
     return (*rows, mask) if F is None else (*rows, F, mask)
+
+
+def require_tensor(name: str, value: object) -> None:
+    """Check that a value is a tensor.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    if not isinstance(value, Tensor):
+        raise InvalidArgumentError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
 def _batch_shape(name: str, tensor: Tensor, era: list[int | str]) -> torch.Size:

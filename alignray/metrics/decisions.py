@@ -8,7 +8,7 @@ from torch import Tensor
 from alignray.costs import Cost, Factors, Term
 from alignray.errors import InvalidArgumentError
 from alignray.metrics import masked
-from alignray.metrics.arguments import era_rows
+from alignray.metrics.arguments import era_rows, require_tensor
 
 ACTIVE = 1e-9
 """A decision below this share of the era's largest, in absolute value, is a solver's way to say 0."""
@@ -134,6 +134,7 @@ def turnover(
 
 def _holdings(name: str, names: str, q: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns the decision, 0 in masked rows, and its ids."""
+    require_tensor(names, ids)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise InvalidArgumentError(f"{names}: expected integers, got {ids.dtype}; number the assets")
     values, _, rows = era_rows(mask, **{name: q, names: ids})

@@ -122,6 +122,7 @@ def max_feature_correlation(p: Tensor, F: Tensor, *, mask: Tensor | None = None)
     return torch.where((largest >= 0.0) & largest.isfinite(), largest, torch.nan)
 
 
+@torch.no_grad()
 def exposure(q: Tensor, F: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Returns the factor exposure of a decision scaled to length 1, ‖Fᵀq‖ / ‖q‖, `[...]`; NaN where q = 0.
 

@@ -39,8 +39,8 @@ def numerai_corr(p: Tensor, y: Tensor, *, mask: Tensor | None = None, top_bottom
     Raises:
         InvalidArgumentError: A shape does not fit, or `top_bottom` is not positive.
     """
-    if top_bottom is not None and top_bottom < 1:
-        raise InvalidArgumentError(f"top_bottom: expected a positive number of rows or None, got {top_bottom}")
+    if top_bottom is not None and not (isinstance(top_bottom, int | np.integer) and top_bottom > 0):
+        raise InvalidArgumentError(f"top_bottom: expected a positive number of rows or None, got {top_bottom!r}")
     p, y, mask = era_rows(mask, p=p, y=y)
     return each_era(lambda p, y, mask: _correlation(p, y, mask, top_bottom), p, y, mask, tail=())
 

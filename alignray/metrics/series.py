@@ -7,6 +7,7 @@ from torch import Tensor
 
 from alignray.errors import InvalidArgumentError
 from alignray.metrics import masked
+from alignray.metrics.arguments import require_tensor
 
 
 def mean(series: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ def max_drawdown(series: Tensor) -> Tensor:
 
 def _scores(series: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the series in float64 and which of its eras have a score."""
+    require_tensor("series", series)
     if series.ndim == 0:
         raise InvalidArgumentError("series: expected shape [..., eras], got []")
     series = series.to(torch.float64)

@@ -69,13 +69,13 @@ class Objective(ABC):
 
 
 def targets(p: Tensor, y: Tensor, F: Tensor | Factors | None, mask: Tensor | None, previous: Tensor | None) -> Tensor:
-    """The targets, 0 on the rows that do not count.
+    """The targets, 0 on the rows that do not count; in the predictions' type where they are whole numbers or bool.
 
     Raises:
         InvalidArgumentError: A shape, type or device does not fit, or a target is not finite.
     """
     held = {} if previous is None else {"previous": previous}
     batch_shape(F, mask, p=p, y=y, **held)
-    y = known(y, mask)
+    y = known(y if y.is_floating_point() else y.to(p.dtype), mask)
     require_finite("y", y)
     return y

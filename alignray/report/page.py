@@ -14,7 +14,7 @@ import pandas as pd
 from alignray.report.tables import BASELINE
 from alignray.statistics import Interval
 from alignray.sweep import FinalResult, Manifest
-from alignray.trial import METRICS
+from alignray.trial import METRICS, Unscored
 
 # One colour an arm on every figure (Okabe and Ito's, which the colour-blind can tell apart).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -51,6 +51,7 @@ def write_report(
         ),
         table=_comparison_html(manifest, comparison),
         caption="; ".join(f"<b>{name}</b>: {html.escape(metric.meaning)}" for name, metric in METRICS.items()) + ".",
+        unscored=_unscored_html(manifest, comparison),
         figures="\n".join(
             _section(title, figure)
             for title, figure in (
@@ -99,7 +100,35 @@ def _cell(row: Any, best: bool) -> str:
     if "difference" in row and np.isfinite(row["difference"]):
         difference = f"{row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
         inner += f"<small>{difference} to {BASELINE}</small>"
+    if row["unscored"]:
+        inner += f"<small>{row['unscored']} of {row['eras'] * row['members']} unscored</small>"
     return f"<td class='{'best' if best else ''}'>{inner}</td>"
+
+
+def _unscored_html(manifest: Manifest, comparison: pd.DataFrame) -> str:
+    """Why eras have no score, and what to do about it; nothing where all have one."""
+    rows = []
+    for arm in manifest.config.arms:
+        for reason in Unscored:
+            if reason.key not in comparison:
+                continue
+            lacking = comparison[(comparison["arm"] == arm) & (comparison[reason.key] > 0)]
+            if lacking.empty:
+                continue
+            counts = ", ".join(f"{row['metric']} {row[reason.key]}" for _, row in lacking.iterrows())
+            cells = (arm, reason.meaning, counts, reason.advice)
+            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    if not rows:
+        return ""
+    head = "".join(
+        f"<th scope='col'>{name}</th>" for name in ("arm", "why", "eras × members by metric", "what may help")
+    )
+    return (
+        "<h2>Eras without a score</h2>"
+        "<p>A metric is taken over the eras that have it: an arm that lacks it in many is compared on fewer.</p>"
+        "<div class='wide' tabindex='0' role='region' aria-label='Eras without a score'>"
+        f"<table class='text'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _section(title: str, figure: Any) -> str:

@@ -22,6 +22,11 @@ class Unscored(IntEnum):
     UNDEFINED = 8
 
     @property
+    def key(self) -> str:
+        """The name of its count, ``unscored_<reason>``, among metrics and in tables."""
+        return f"unscored_{self.name.lower()}"
+
+    @property
     def meaning(self) -> str:
         """The reason in words."""
         return _IN_WORDS[self][0]
@@ -61,5 +66,5 @@ def by_name(counts: Mapping[Unscored, int]) -> dict[str, int]:
     """``unscored``, all of them, and ``unscored_<reason>`` for each reason that there is."""
     return {
         "unscored": sum(counts.values()),
-        **{f"unscored_{reason.name.lower()}": count for reason, count in sorted(counts.items())},
+        **{reason.key: count for reason, count in sorted(counts.items())},
     }

@@ -193,6 +193,9 @@ def test_the_table_has_a_row_for_each_pair():
             {"surrogates": {"sum": lambda p: p.sum()}},
             r"surrogates\['sum'\]: expected a loss \[2\] .* got \[\]",
         ),
+        ({"surrogates": {"none": lambda p: None}}, r"surrogates\['none'\].* got NoneType"),
+        ({"surrogates": {"closed_form": lambda p: p}}, "surrogates: expected names other than .* got 'closed_form'"),
+        ({"y": torch.zeros(3, 2, 6)}, r"y: expected batch axes that p has too, \[2\], got \[3, 2\]"),
         ({"surrogates": {"flat": lambda p: p.detach().sum(-1)}}, r"surrogates\['flat'\].* got \[2\] without a graph"),
     ],
 )
@@ -201,3 +204,9 @@ def test_what_does_not_fit_is_named(changes, message):
     given = {"y": case.y} | changes
     with pytest.raises(InvalidArgumentError, match=message):
         gradient_fidelity(objective("mse", SolverLayer(Quadratic(1.0))), case.p, F=case.F, **given)
+
+
+def test_integers_are_no_predictions():
+    case = instance(0, 6, 2, 2)
+    with pytest.raises(InvalidArgumentError, match=r"p: expected floating-point predictions, got torch\.int64"):
+        gradient_fidelity(objective("mse", SolverLayer(SOFT)), case.p.long(), case.y, case.F)

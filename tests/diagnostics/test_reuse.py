@@ -247,6 +247,17 @@ def test_what_does_not_fit_is_named(changes, message):
         reuse_along(objective("aligned", SolverLayer(SOFT)), path_of(case, 0.1), F=case.F, **given)
 
 
+def test_one_era_needs_no_axis():
+    case = instance(0, 5, 2, 1, scale=1.5)
+    arm, path = objective("aligned", SolverLayer(SOFT)), path_of(case, 0.1)
+    batched, alone = (
+        reuse_along(arm, path[:, each], case.y[each], case.F[each], steps=[1]) for each in (slice(None), 0)
+    )
+    assert alone.error["solve"].shape == (1,)
+    assert alone.recommended == batched.recommended
+    assert str(alone) == str(batched)
+
+
 @pytest.mark.parametrize(("eras", "batches"), [([], 1), ([0], 0)])
 def test_nothing_to_try_is_named(eras, batches, panel):
     arm = objective("mse", SolverLayer(SOFT))

@@ -105,6 +105,8 @@ def test_a_batch_is_its_eras_one_by_one(device):
 
 
 def test_what_does_not_fit_is_named():
+    with pytest.raises(InvalidArgumentError, match="previous_ids: expected a tensor, got list"):
+        metrics.turnover(torch.zeros(3), torch.zeros(3), torch.arange(3), [0, 1, 2])
     with pytest.raises(InvalidArgumentError, match=r"y: expected shape \[\.\.\., 3\], got \[2\]"):
         metrics.calibration_slope(torch.zeros(3), torch.zeros(2))
     with pytest.raises(InvalidArgumentError, match=r"q: expected shape \[\.\.\., n\], got \[\]"):

@@ -350,3 +350,10 @@ def test_factors_that_do_not_fit_are_named(F, message):
             metric(p, F)
     with pytest.raises(InvalidArgumentError, match=message.replace("p, mask", "q, mask")):
         metrics.exposure(p, F)
+
+
+def test_no_gradient_flows_half_way():
+    """The length alone would let one through, which is not that of the exposure."""
+    p, F = torch.randn(5, generator=torch.Generator().manual_seed(0)).requires_grad_(), torch.eye(5)[:, :2]
+    for metric in (metrics.exposure, metrics.neutralize, metrics.feature_correlations, metrics.max_feature_correlation):
+        assert not metric(p, F).requires_grad

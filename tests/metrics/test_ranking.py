@@ -282,6 +282,9 @@ def test_scores_are_float64(dtype, device):
             r"mask: expected shape .* got \[2\]",
         ),
         ((torch.zeros(3), torch.zeros(3)), {"top_bottom": 0}, "top_bottom: expected a positive number .* got 0"),
+        ((torch.zeros(3), torch.zeros(3)), {"top_bottom": 1.5}, "top_bottom: expected a positive number .* got 1.5"),
+        ((torch.zeros(3).numpy(), torch.zeros(3)), {}, "p: expected a tensor, got ndarray"),
+        ((torch.zeros(3), torch.zeros(3)), {"mask": [True] * 3}, "mask: expected a tensor, got list"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, options, message):

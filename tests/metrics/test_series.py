@@ -107,3 +107,9 @@ def test_any_type_in_and_float64_out(metric, device):
 def test_a_number_is_not_a_series(metric):
     with pytest.raises(InvalidArgumentError, match=r"series: expected shape \[\.\.\., eras\], got \[\]"):
         metric(torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_an_array_is_not_a_tensor(metric):
+    with pytest.raises(InvalidArgumentError, match="series: expected a tensor, got ndarray"):
+        metric(torch.ones(3).numpy())

@@ -306,3 +306,20 @@ def test_an_arm_knows_its_layer(arm):
     layer = SolverLayer(COSTS["quadratic"])
     assert isinstance(objective(arm, layer), Objective)
     assert objective(arm, layer).layer is layer
+
+
+@arms
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_targets_may_be_classes(arm, kind):
+    case = instance(0, 6, 2, 2)
+    loss, y = objective(arm, SolverLayer(COSTS["every term"])), case.y > 0
+    torch.testing.assert_close(loss(case.p, y.to(kind), case.F), loss(case.p, y.to(case.p.dtype), case.F))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_the_regret_of_classes(kind):
+    case, layer = instance(0, 6, 2, 2), SolverLayer(COSTS["every term"])
+    y = case.y > 0
+    torch.testing.assert_close(
+        regret(layer, case.p, y.to(kind), case.F), regret(layer, case.p, y.to(case.p.dtype), case.F)
+    )
