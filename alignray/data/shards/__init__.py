@@ -5,6 +5,6 @@ from __future__ import annotations
 from alignray.data.shards.grouping import regroup, regrouped
 from alignray.data.shards.manifest import Manifest
 from alignray.data.shards.opening import open_shards, read_manifest
-from alignray.data.shards.writing import write_shards
+from alignray.data.shards.writing import Eras, write_shards
 
-__all__ = ["Manifest", "open_shards", "read_manifest", "regroup", "regrouped", "write_shards"]
+__all__ = ["Eras", "Manifest", "open_shards", "read_manifest", "regroup", "regrouped", "write_shards"]

@@ -19,6 +19,9 @@ _BLANK = "0" * 64
 """Stands where the manifest's own checksum will stand, while that is computed."""
 
 
+REPAIR = "copy it again from where it was written (in the cache: delete it), or write the shards again"
+"""What messages advise where a file is not what was written."""
+
 SHARD_NAME = re.compile(r"shard-\d{5,}\.arrow")
 
 
@@ -106,8 +109,7 @@ class Manifest:
         stated = str(plain.get("sha256")).encode(errors="replace")
         if _sha256(raw.replace(stated, _BLANK.encode(), 1)).encode() != stated:
             raise DataError(
-                f"{name}: altered since it was written: its SHA-256 is not the one that it states; "
-                "copy it again from where it was written, or write the shards again"
+                f"{name}: altered since it was written: its SHA-256 is not the one that it states; {REPAIR}"
             )
         try:
             return _from_plain(plain)

@@ -8,8 +8,8 @@ import os
 from alignray.data.panel import Panel
 from alignray.data.shards.arrow import open_shard
 from alignray.data.shards.folders import Folder, LocalFolder, RemoteFolder, cache_home, folder_at, locked, reported
-from alignray.data.shards.manifest import MANIFEST, Entry, Manifest
-from alignray.data.shards.verifying import REPAIR, require_files, verify_files
+from alignray.data.shards.manifest import MANIFEST, REPAIR, Entry, Manifest
+from alignray.data.shards.verifying import require_files, verify_files
 from alignray.errors import DataError
 
 _CHUNK = 1 << 23

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignray.data.shards.folders import cache_home, replacing
-from alignray.data.shards.manifest import Entry, Manifest
+from alignray.data.shards.manifest import REPAIR, Entry, Manifest
 from alignray.errors import DataError
 
 STAMP = ".verified.json"
-REPAIR = "copy it again from where it was written (in the cache: delete it), or write the shards again"
 
 _State: TypeAlias = tuple[int, int, int, int]
 
