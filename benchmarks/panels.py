@@ -104,7 +104,11 @@ def opening(folder: Path, numbers: Numbers, options: argparse.Namespace) -> str:
         cells = [_ms(step) for step in (*steps[1:], [sum(run[1:]) for run in timed])]
         rows.append([what, "cold" if cold else "warm", *cells, _ms(steps[0])])
 
-    ours = ("import pyarrow, alignray.data as data", "panel = data.open_shards('{folder}/shards')", "panel.batch([{era}])")
+    ours = (
+        "import pyarrow, alignray.data as data",
+        "panel = data.open_shards('{folder}/shards')",
+        "panel.batch([{era}])",
+    )
     theirs = (
         "import pyarrow.parquet as pq",
         "file = pq.ParquetFile('{folder}/panel.parquet')",

@@ -54,7 +54,7 @@ _ENCODING = {"id": {"encoding": "utf-32-le, padded with zeros"}}
 """Names have a fixed width, as numpy's have: Arrow's own strings would have to be copied before a batch can be read."""
 
 
-_TYPES = {"int8": np.dtype("<i1"), "float": np.dtype("<f4")}
+_TYPES: dict[str, npt.DTypeLike] = {"int8": "<i1", "float": "<f4"}
 
 
 def _text(ids: npt.NDArray[np.str_]) -> Any:
