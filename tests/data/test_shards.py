@@ -205,9 +205,9 @@ def test_a_folder_that_holds_a_panel_is_not_overwritten(panel, folder):
 
 @pytest.mark.parametrize("new", [True, False])
 def test_a_write_that_fails_leaves_nothing(panel, tmp_path, new):
-    folder = tmp_path / "shards"
+    folder = tmp_path / "new" / "shards"
     if not new:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "notes.txt").touch()
     before = sorted(tmp_path.rglob("*"))
 
@@ -226,7 +226,9 @@ def test_a_full_disk_is_one_line_that_names_the_file(panel, tmp_path):
     sizes = [entry.bytes for entry in read_manifest(write_shards(panel, tmp_path / "a", eras_per_shard=2)).entries]
     resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[0] - 1, unlimited[1]))  # as near as a test can come to a full disk
     try:
-        with pytest.raises(DataError, match=r"shard-00000\.arrow: cannot be written \(.+\); make room") as caught:
+        with pytest.raises(
+            DataError, match=r"shard-00000\.arrow: cannot be written \(.+\); see to its free space"
+        ) as caught:
             write_shards(panel, tmp_path / "b", eras_per_shard=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -55,22 +55,23 @@ class LocalFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Make the folder, unless it is there, and keep other writers out; without it again if it stays empty.
+        """Make the folder, unless it is there, and keep other writers out; remove it again if it stays empty.
 
         Raises:
             DataError: It is a file, cannot be made, or another process writes to it.
         """
-        made = not self.path.exists()
-        if not made and not self.path.is_dir():
+        if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: a file; expected a folder to write shards to")
-        with reported(str(self.path), "the folder cannot be made"):
-            self.path.mkdir(parents=True, exist_ok=True)
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
+            with reported(str(self.path), "the folder cannot be made"):
+                self.path.mkdir(parents=True, exist_ok=True)
             with locked(self.path):
                 yield
         finally:
-            if made and not any(self.path.iterdir()):
-                self.path.rmdir()
+            for folder in missing:
+                with suppress(OSError):  # it is not empty, as it should be
+                    folder.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def reported(name: str, failed: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{name}: {failed} ({error.strerror or error}); make room, allow it, or choose another place"
+            f"{name}: {failed} ({error.strerror or error}); see to its free space and your rights there"
         ) from error
 
 
