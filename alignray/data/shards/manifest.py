@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from alignray.data.layout import Schema
@@ -49,7 +50,7 @@ class Entry:
     offsets: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What is in a folder of shards.
 
@@ -78,15 +79,14 @@ class Manifest:
         """The bytes of all the files together, but for the manifest."""
         return sum(entry.bytes for entry in self.entries)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The SHA-256 that the manifest states of itself, in hexadecimal: of its text with zeros in this place."""
         return _sha256(self._blank())
 
     def encode(self) -> bytes:
         """The manifest as JSON that states its own SHA-256."""
-        blank = self._blank()
-        return blank.replace(_BLANK.encode(), _sha256(blank).encode(), 1)
+        return self._blank().replace(_BLANK.encode(), self.sha256.encode(), 1)
 
     @staticmethod
     def decode(raw: bytes, name: str) -> Manifest:
@@ -106,15 +106,17 @@ class Manifest:
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             raise DataError(f"{name}: not a manifest of shards; expected a folder that write_shards wrote")
         _require_version(plain.get("version"), name)
-        stated = str(plain.get("sha256")).encode(errors="replace")
-        if _sha256(raw.replace(stated, _BLANK.encode(), 1)).encode() != stated:
+        stated = str(plain.get("sha256"))
+        if _sha256(raw.replace(stated.encode(errors="replace"), _BLANK.encode(), 1)) != stated:
             raise DataError(
                 f"{name}: altered since it was written: its SHA-256 is not the one that it states; {REPAIR}"
             )
         try:
-            return _from_plain(plain)
+            manifest = _from_plain(plain)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{name}: lacks what it needs ({error}); write the shards again") from error
+        vars(manifest)["sha256"] = stated  # what the property would compute
+        return manifest
 
     def _blank(self) -> bytes:
         head = {"format": FORMAT, "version": VERSION, "sha256": _BLANK, "digest": self.digest}
