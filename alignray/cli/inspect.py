@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import click
 
@@ -38,11 +39,18 @@ def data() -> None:
     """Data sets."""
 
 
+_ERA = click.option("--era", default="era", show_default=True, help="The era column.")
+_TARGET = click.option("--target", default="target", show_default=True, help="The target column.")
+_FEATURES = click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
+_FACTORS = click.option("--factors", help="The factors, a pattern.  [default: the features]")
+_ID = click.option("--id", default="id", show_default=True, help="The column that names a row.")
+
+
 @data.command("check")
 @click.argument("file")
-@click.option("--era", default="era", show_default=True, help="The era column.")
-@click.option("--target", default="target", show_default=True, help="The target column.")
-@click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
+@_ERA
+@_TARGET
+@_FEATURES
 def data_check(file: str, era: str, target: str, features: str) -> None:
     """Read FILE (parquet) as a panel and say what is in it."""
     import numpy as np
@@ -60,6 +68,50 @@ def data_check(file: str, era: str, target: str, features: str) -> None:
         "factors": str(panel.num_factors),
         "target": f"{int(np.isnan(targets).sum())} unknown of {len(targets)}",
         "digest": panel.digest,
+    }
+    for label, value in facts.items():
+        click.echo(f"{label:<9} {value}")
+
+
+@data.command("shard")
+@click.argument("file")
+@click.argument("folder")
+@click.option(
+    "--eras-per-shard", type=click.IntRange(min=1), default=32, show_default=True, help="The eras in each file."
+)
+@_ERA
+@_TARGET
+@_FEATURES
+@_FACTORS
+@_ID
+def data_shard(
+    file: str,
+    folder: str,
+    eras_per_shard: int,
+    era: str,
+    target: str,
+    features: str,
+    factors: str | None,
+    id: str,  # noqa: A002
+) -> None:
+    """Write FILE (parquet) as shards to FOLDER, a path or a URL, to be opened in no time."""
+    from alignray.cli.passing import watched
+    from alignray.data import Panel, write_shards
+    from alignray.data.shards import read_manifest, regrouped
+
+    started = time.monotonic()
+    panel = Panel.from_parquet(file, era=era, target=target, features=features, factors=factors, id=id)
+    with watched(panel.schema, regrouped(panel.shards, eras_per_shard)) as eras:
+        write_shards(eras, folder, eras_per_shard=eras_per_shard)
+    seconds = time.monotonic() - started
+    manifest = read_manifest(folder)
+    megabytes = manifest.num_bytes / 1e6
+    facts = {
+        "eras": f"{manifest.num_eras} in {len(manifest.entries)} files",
+        "rows": str(manifest.num_rows),
+        "size": f"{megabytes:,.1f} MB",
+        "digest": manifest.digest,
+        "time": f"{seconds:.1f} s, {megabytes / seconds:,.0f} MB/s",
     }
     for label, value in facts.items():
         click.echo(f"{label:<9} {value}")

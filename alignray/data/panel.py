@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -17,7 +15,8 @@ import torch
 
 from alignray.data.batch import Batch, Span, assemble
 from alignray.data.columns import Request
-from alignray.data.layout import Matrix, Schema, Shard, offsets_of
+from alignray.data.digest import ContentDigest
+from alignray.data.layout import Schema, Shard, expected_kinds, offsets_of, require_kinds
 from alignray.data.loading import load_frame, load_parquet
 from alignray.errors import DataError, InvalidArgumentError
 
@@ -45,7 +44,9 @@ class Panel:
     def __post_init__(self) -> None:
         if not self.shards:
             raise DataError("a panel needs at least one shard, got none")
-        _require_fit(self.schema, self.shards)
+        expected = expected_kinds(self.schema, self.shards[0])
+        for shard in self.shards:
+            require_kinds(shard, expected)
         if len(set(self.eras)) < self.num_eras:
             twice = next(label for label in self.eras if self.eras.count(label) > 1)
             raise DataError(f"the panel has two eras {twice!r}: pass each shard once")
@@ -136,22 +137,10 @@ class Panel:
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of the schema and the content; it does not depend on how the eras are grouped."""
-        kinds = [_kind(self.shards[0].features), _kind(self.shards[0].factors)]
-        total = hashlib.sha256(json.dumps([asdict(self.schema), kinds]).encode())
-        # A hash for each kind of array, so that where one shard ends and the next begins leaves no trace.
-        parts = {name: hashlib.sha256() for name in ("eras", "lengths", "features", "factors", "target", "ids")}
+        digest = ContentDigest(self.schema, self.shards[0])
         for shard in self.shards:
-            parts["eras"].update(_terminated(shard.eras))
-            parts["lengths"].update(np.diff(shard.offsets).data)
-            parts["features"].update(shard.features.data)
-            parts["target"].update(shard.target.data)
-            if shard.factors is not None:
-                parts["factors"].update(shard.factors.data)
-            if shard.ids is not None:
-                parts["ids"].update(_terminated(shard.ids.tolist()))
-        for part in parts.values():
-            total.update(part.digest())
-        return total.hexdigest()
+            digest.update(shard)
+        return digest.hexdigest()
 
     def batch(self, eras: Sequence[int] | npt.NDArray[np.integer], device: torch.device | str | None = None) -> Batch:
         """Copy some eras into tensors, side by side.
@@ -202,30 +191,3 @@ class Panel:
     @cached_property
     def _factor_columns(self) -> list[int] | None:
         return self.schema.factor_columns() if self.shards[0].factors is None else None
-
-
-def _require_fit(schema: Schema, shards: Sequence[Shard]) -> None:
-    """Raise DataError unless all shards hold what the schema says, and store their factors as the first one does."""
-    coded_factors = schema.bins is not None and _kind(shards[0].factors).startswith("int8")
-    expected = {
-        "features": f"{'float32' if schema.bins is None else 'int8'} with {len(schema.features)} columns",
-        "factors": f"{'int8' if coded_factors else 'float32'} with {len(schema.factors)} columns",
-        "ids": "absent" if schema.id is None else "present",
-    }
-    if schema.factor_columns() is not None:
-        expected["factors"] = "absent"
-    for shard in shards:
-        ids = "absent" if shard.ids is None else "present"
-        got = {"features": _kind(shard.features), "factors": _kind(shard.factors), "ids": ids}
-        for name, kind in got.items():
-            if kind != expected[name]:
-                raise DataError(f"{shard}: {name} are {kind}, but the schema needs them {expected[name]}")
-
-
-def _kind(matrix: Matrix | None) -> str:
-    return "absent" if matrix is None else f"{matrix.dtype} with {matrix.shape[1]} columns"
-
-
-def _terminated(labels: Sequence[str]) -> bytes:
-    """The labels as bytes, each closed by a character that no label holds, so that no two lists look alike."""
-    return "".join(f"{label}\0" for label in labels).encode()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from small_sweep import ROOT, Demo, environment
 
@@ -33,9 +35,13 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(demo: Demo) -> Demo:
-    """The folder of the sweep that the pages speak of, with the sweep that they show as a file."""
+    """The folder of the sweep that the pages speak of, with the sweep that they show as a file, and a panel."""
     (sweep,) = (block for block in blocks(ROOT / "docs" / "sweeps.md", "python") if block.startswith("# my_sweep.py"))
     (demo.home / "my_sweep.py").write_text(sweep)
+    rng = np.random.default_rng(0)
+    columns = {"era": np.repeat([f"{era:04d}" for era in range(40)], 20), "target": rng.random(800)}
+    features = {f"feature_{column}": rng.integers(0, 5, 800, dtype=np.int8) for column in range(5)}
+    pd.DataFrame({**columns, **features}).to_parquet(demo.home / "panel.parquet")
     return demo
 
 
