@@ -38,28 +38,38 @@ def data() -> None:
     """Data sets."""
 
 
+_ERA = click.option("--era", default="era", show_default=True, help="The era column.")
+_TARGET = click.option("--target", default="target", show_default=True, help="The target column.")
+_FEATURES = click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
+_FACTORS = click.option("--factors", help="The factors, a pattern.  [default: the features]")
+_ID = click.option("--id", default="id", show_default=True, help="The column that names a row.")
+_BINS = click.option("--bins", type=click.IntRange(2, 127), help="Bin features that are floats.  [default: as they are]")
+
+
 @data.command("check")
 @click.argument("file")
-@click.option("--era", default="era", show_default=True, help="The era column.")
-@click.option("--target", default="target", show_default=True, help="The target column.")
-@click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
-def data_check(file: str, era: str, target: str, features: str) -> None:
-    """Read FILE (parquet) as a panel and say what is in it."""
-    import numpy as np
+@_ERA
+@_TARGET
+@_FEATURES
+@_FACTORS
+@_ID
+@_BINS
+def data_check(
+    file: str,
+    era: str,
+    target: str,
+    features: str,
+    factors: str | None,
+    id: str,  # noqa: A002
+    bins: int | None,
+) -> None:
+    """Say what is in FILE (parquet, Arrow, CSV, or a folder of shards), and what is wrong with it."""
+    from alignray.cli.check import print_facts
+    from alignray.data.check import check
+    from alignray.errors import WorkError
 
-    from alignray.data import Panel
-
-    panel = Panel.from_parquet(file, era=era, target=target, features=features)
-    rows = np.concatenate([np.diff(shard.offsets) for shard in panel.shards])
-    targets = np.concatenate([shard.target for shard in panel.shards])
-    bins = panel.schema.bins
-    facts = {
-        "eras": f"{panel.num_eras}, from {panel.eras[0]} to {panel.eras[-1]}",
-        "rows": f"{panel.num_rows}, {rows.min()} to {rows.max()} an era",
-        "features": f"{panel.num_features}, " + ("float32" if bins is None else f"int8 in {bins} bins"),
-        "factors": str(panel.num_factors),
-        "target": f"{int(np.isnan(targets).sum())} unknown of {len(targets)}",
-        "digest": panel.digest,
-    }
-    for label, value in facts.items():
-        click.echo(f"{label:<9} {value}")
+    facts = check(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
+    print_facts(facts)
+    refused = sum(problem.refused for problem in facts.problems)
+    if refused:
+        raise WorkError(f"{file}: loading refuses it; columns that must be mended: {refused}")

@@ -17,8 +17,8 @@ from alignray.data.layout import BINS, Matrix, Schema, Shard, code_moments, offs
 from alignray.data.sources import Source
 from alignray.errors import DataError, InvalidArgumentError
 
-Refuse: TypeAlias = Callable[[str, str], None]
-"""Told of a column and what is wrong with it; where it returns, the value is taken as missing."""
+Refuse: TypeAlias = Callable[[str, str, str], None]
+"""Told of a column, what is wrong with it, and the remedy; where it returns, the value is taken as missing."""
 
 _SHARD_BYTES = 1 << 26
 """The features of a shard, at most, unless its first era alone has more."""
@@ -127,13 +127,18 @@ class Reader:
                 names.append(self._names(columns[-1], schema.id))
             read = here.stop
         features = self._in_bins(numbers, offsets)
+        ids = None if schema.id is None else np.concatenate(names)
+        if ids is not None:
+            self.refuse_doubled(ids, start)
+            if places is not None:
+                ids[places] = ids.copy()
         return Shard(
             eras=labels,
             offsets=offsets,
             features=features,
             factors=self._factors(features, extra) if self._extra else None,
             target=target,
-            ids=None if schema.id is None else self._ids(np.concatenate(names), schema.id, start, places),
+            ids=ids,
         )
 
     def _fill(self, matrix: Matrix, rows: Any, names: Sequence[str], columns: Sequence[Any], row: int) -> None:
@@ -157,7 +162,7 @@ class Reader:
             wrong = (codes < 0) | (codes >= bins)
             self._refuse(
                 name,
-                f"holds {codes[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected codes 0 to {bins - 1}; "
+                f"holds {codes[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected codes 0 to {bins - 1}",
                 "bin it, or cast the features to float to use them as they are",
             )
             return np.where(wrong, bins // 2, codes)
@@ -177,8 +182,8 @@ class Reader:
             return numbers
         self._refuse(
             name,
-            f"holds {numbers[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected finite float32 numbers; "
-            + ("fill it or drop the rows" if to_bin else "fill it, drop the rows, or bin the features (bins=)"),
+            f"holds {numbers[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected finite float32 numbers",
+            "fill it or drop the rows" if to_bin else "fill it, drop the rows, or bin the features (bins=)",
         )
         return np.where(finite, numbers, np.float32(np.nan))
 
@@ -189,8 +194,8 @@ class Reader:
         if wrong.any():
             self._refuse(
                 self.schema.target,
-                f"holds {target[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, "
-                "expected finite float32 targets, or missing ones",
+                f"holds {target[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected finite float32 targets",
+                "correct it, or leave it missing where it is unknown",
             )
         # One NaN for all: some differ in their bits, and the digest would tell them apart.
         return np.where(np.isfinite(target), target, np.float32(np.nan))
@@ -200,29 +205,22 @@ class Reader:
         import pyarrow as pa
 
         if values.null_count:
-            self._refuse(column, f"has {values.null_count} rows without a name; name them, or pass id=None")
+            self._refuse(column, f"has {values.null_count} rows without a name", "name them, or pass id=None")
         try:
             texts = values.cast(pa.string()).fill_null("")
         except pa.ArrowException:
-            self._refuse(column, f"is {values.type}, expected names that can be written as text")
+            self._refuse(column, f"is {values.type}, expected names that can be written as text", "pass id=None")
             return np.full(len(values), "")
         return np.asarray(texts.to_numpy(zero_copy_only=False).astype(np.str_))
 
-    def _ids(
-        self, names: npt.NDArray[np.str_], column: str, start: int, places: npt.NDArray[np.intp] | None
-    ) -> npt.NDArray[np.str_]:
-        """Check that names differ within their era, and put them in their places."""
+    def refuse_doubled(self, names: npt.NDArray[np.str_], start: int = 0) -> None:
+        """Check that the names of the rows from ``start`` on differ within their era."""
         import pandas as pd
 
         twice = pd.DataFrame({"era": self._eras.codes[start : start + len(names)], "id": names}).duplicated().to_numpy()
         if twice.any():
-            name = str(names[np.argmax(twice)])
-            self._refuse(column, f"holds {name!r} twice in era {self._era(twice, start)!r}; drop one")
-        if places is None:
-            return names
-        ids = np.empty_like(names)
-        ids[places] = names
-        return ids
+            column, name = str(self.schema.id), str(names[np.argmax(twice)])
+            self._refuse(column, f"holds {name!r} twice in era {self._era(twice, start)!r}", "drop one")
 
     def _in_bins(self, numbers: Matrix, offsets: npt.NDArray[np.int64]) -> Matrix:
         """Bin the columns that are to be binned, era by era; the others are codes already."""
@@ -259,8 +257,8 @@ class Reader:
         """The era of the first row that is marked, among those from the table's row ``start`` on."""
         return self._eras.labels[int(self._eras.codes[start + np.argmax(rows)])]
 
-    def _raise(self, column: str, problem: str) -> None:
-        raise DataError(f"{self._source.name}: column {column!r} {problem}")
+    def _raise(self, column: str, problem: str, remedy: str) -> None:
+        raise DataError(f"{self._source.name}: column {column!r} {problem}; {remedy}")
 
 
 class _Rows:

@@ -67,10 +67,13 @@ def open_parquet(path: str | os.PathLike[str], request: Request) -> Source:
     import pyarrow.parquet as pq
 
     def batches(columns: Sequence[str], rows: int) -> Iterator[Any]:
-        # Without pre_buffer the compressed pages of one batch are held, not those of a whole row group.
-        with reading(name, "a parquet file"), pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(rows, columns=list(columns)):
-                yield batch.select(columns)
+        with reading(name, "a parquet file"):
+            metadata = pq.read_metadata(path)
+            for group in range(metadata.num_row_groups):
+                # Mapped anew for each row group, or the whole file would count as this process's memory in the end.
+                with pq.ParquetFile(path, metadata=metadata, memory_map=True, pre_buffer=False) as file:
+                    for batch in file.iter_batches(rows, [group], columns=list(columns)):
+                        yield batch.select(columns)
 
     name = require_file(path, "a parquet file")
     with reading(name, "a parquet file"):
