@@ -39,19 +39,18 @@ def _rows(facts: Facts) -> dict[str, str]:
     N, d = int(lengths.sum()), len(schema.features)
     order = "in order" if facts.in_order else "not in order"
     kind = "float32" if schema.bins is None else f"int8 in {schema.bins} bins"
-    rows = {
+    return {
         "eras": f"{len(facts.eras)}, from {facts.eras[0]} to {facts.eras[-1]}, {order}",
         "rows": f"{N}, {lengths.min()} to {lengths.max()} an era, median {np.median(lengths):g}",
         "features": f"{d}, {kind}",
         "factors": f"{len(schema.factors)}" + (", the features" if schema.factors == schema.features else ""),
         "ids": "none" if schema.id is None else f"column {schema.id!r}",
         "missing": "not kept in shards" if facts.missing is None else _missing(facts.missing, N),
-        "constant": f"{len(facts.constant)} features; "
-        + (f"in some eras: {_counted(facts.constant_eras.most_common(), 'eras')}" if facts.constant_eras else "none in any era"),
+        "constant": f"{len(facts.constant)} of {d} features"
+        + (f"; within eras {_counted(facts.constant_eras.most_common(), 'eras')}" if facts.constant_eras else ""),
         **_target(facts),
         "digest": facts.digest or "none: loading would refuse the file, or sort it",
     }
-    return rows
 
 
 def _missing(missing: dict[str, int], rows: int) -> str:
@@ -77,7 +76,7 @@ def _target(facts: Facts) -> dict[str, str]:
     least, low, median, high, most = np.quantile(known, [0, 0.25, 0.5, 0.75, 1])
     distinct = len(np.unique(known))
     return {
-        "target": f"{unknown}; {distinct} distinct values, mean {known.mean():.4g}, standard deviation {known.std():.4g}",
+        "target": f"{unknown}; {distinct} distinct values, mean {known.mean():.4g}, deviation {known.std():.4g}",
         "quantiles": f"{least:.4g} | {low:.4g} | {median:.4g} | {high:.4g} | {most:.4g}  (least, quartiles, most)",
     }
 
@@ -92,7 +91,5 @@ def _lines(problems: Iterable[Problem]) -> list[str]:
         others = ", ".join(repr(problem.column) for problem in same[1:_SHOWN])
         more = f", … ({len(same)} columns)" if len(same) > _SHOWN else ""
         also = f" (likewise {others}{more})" if others else ""
-        lines.append(
-            f"{'refused' if refused else 'remark '}  column {same[0].column!r} {same[0].what}{also}; {remedy}"
-        )
+        lines.append(f"{'refused' if refused else 'remark '}  column {same[0].column!r} {same[0].what}{also}; {remedy}")
     return lines

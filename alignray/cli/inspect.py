@@ -43,7 +43,7 @@ _TARGET = click.option("--target", default="target", show_default=True, help="Th
 _FEATURES = click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
 _FACTORS = click.option("--factors", help="The factors, a pattern.  [default: the features]")
 _ID = click.option("--id", default="id", show_default=True, help="The column that names a row.")
-_BINS = click.option("--bins", type=click.IntRange(2, 127), help="Bin features that are floats.  [default: as they are]")
+_BINS = click.option("--bins", type=click.IntRange(2, 127), help="Bins for features that are floats.  [default: none]")
 
 
 @data.command("check")

@@ -29,9 +29,9 @@ def equal_bins(values: npt.NDArray[np.float32], bins: int) -> npt.NDArray[np.int
 
 
 def _least(known: npt.NDArray[np.float32], bins: int) -> npt.NDArray[np.float32]:
-    """The least value of each bin but the first, ``[bins − 1]``, of sorted numbers; of an empty bin, of the next one."""
+    """The least value of each bin but the first, ``[bins − 1]``; an empty bin has that of the next."""
     edges = 2 * len(known) * np.arange(1, bins)  # in bin b and above, bins (l + h) is edges[b − 1] or more
-    # Without ties l + h = 2 i + 1 at position i, so the first such value is this one, or one of its equals, or the next.
+    # Without ties l + h = 2 i + 1 at position i, so the first such value is this one, its equal, or the next.
     around = known[np.minimum(-(-edges // bins) // 2, len(known) - 1)]
     low, high = np.searchsorted(known, around, side="left"), np.searchsorted(known, around, side="right")
     after = np.append(known, np.float32(np.inf))[high]

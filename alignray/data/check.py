@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ def check(
     reader = Reader(source, eras, bins, refuse)
     survey = _Survey(reader.schema, eras.labels)
     names = []
-    for shard in reader.shards():
+    for shard in reader.shards(binned=eras.in_order):
         survey.add(shard, keep_digest=eras.in_order)
         if shard.ids is not None and not eras.in_order:
             names.append(shard.ids)
@@ -150,8 +150,8 @@ class _Survey:
     def __init__(self, schema: Schema, labels: tuple[str, ...]) -> None:
         self._schema, self._labels = schema, labels
         self._index = {label: index for index, label in enumerate(labels)}
-        self._least: npt.NDArray[np.generic] | None = None
-        self._most: npt.NDArray[np.generic] | None = None
+        self._least: npt.NDArray[Any] | None = None
+        self._most: npt.NDArray[Any] | None = None
         self._targets: list[npt.NDArray[np.float32]] = []
         self._digest: ContentDigest | None = None
 

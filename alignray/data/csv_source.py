@@ -31,7 +31,7 @@ def open_csv(path: str | os.PathLike[str], request: Request) -> Source:
         with reading(name, "a CSV file"):
             for batch in _blocks(path, {column: types[column] for column in columns}):
                 if schema.id in columns:
-                    batch = _without_empty_names(batch, schema.id)  # noqa: PLW2901
+                    batch = _without_empty_names(batch, schema.id)
                 for start in range(0, batch.num_rows, rows):
                     yield batch.slice(start, rows)
 
@@ -111,7 +111,9 @@ def _with_nulls(values: Any, spellings: Sequence[str]) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.if_else(pc.is_in(values, value_set=pa.array(spellings, pa.string())), pa.scalar(None, pa.string()), values)
+    return pc.if_else(
+        pc.is_in(values, value_set=pa.array(spellings, pa.string())), pa.scalar(None, pa.string()), values
+    )
 
 
 def _without_empty_names(batch: Any, column: str | None) -> Any:

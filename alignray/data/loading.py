@@ -73,14 +73,18 @@ class Reader:
         self._extra = [] if known.issuperset(factors) else [name for name in factors if name not in known]
         self._row_bytes = np.dtype(self._number).itemsize * len(features)
 
-    def shards(self) -> Iterator[Shard]:
-        """All rows in the table's order: whole eras, where the eras are in order; else runs of rows of the same era."""
+    def shards(self, *, binned: bool = True) -> Iterator[Shard]:
+        """All rows in the table's order: whole eras, where the eras are in order; else runs of rows of the same era.
+
+        Args:
+            binned: Whether to bin what is to be binned, for which eras must be whole.
+        """
         rows, codes = self._rows(), self._eras.codes
         starts = np.flatnonzero(np.diff(codes, prepend=-1))
         bounds = np.append(starts, len(codes))
         for first, last in _groups(bounds, _SHARD_BYTES // self._row_bytes):
             labels = tuple(self._eras.labels[code] for code in codes[starts[first:last]])
-            yield self._shard(rows, labels, bounds[first : last + 1] - bounds[first], int(bounds[first]))
+            yield self._shard(rows, labels, bounds[first : last + 1] - bounds[first], int(bounds[first]), binned=binned)
 
     def sorted_shard(self) -> Shard:
         """All rows as one shard, sorted by era; within an era they keep their order."""
@@ -102,6 +106,8 @@ class Reader:
         offsets: npt.NDArray[np.int64],
         start: int,
         places: npt.NDArray[np.intp] | None = None,
+        *,
+        binned: bool = True,
     ) -> Shard:
         """The next rows as a shard.
 
@@ -111,6 +117,7 @@ class Reader:
             offsets: Where they begin, ``[E + 1]``.
             start: The row of the table that comes next.
             places: Where each row belongs in the shard, ``[N]``; None where they stay in their order.
+            binned: Whether to bin what is to be binned.
         """
         N, d, schema = int(offsets[-1]), len(self.schema.features), self.schema
         numbers, target = np.empty((N, d), self._number), np.empty(N, np.float32)
@@ -126,7 +133,7 @@ class Reader:
             if schema.id is not None:
                 names.append(self._names(columns[-1], schema.id))
             read = here.stop
-        features = self._in_bins(numbers, offsets)
+        features = self._in_bins(numbers, offsets) if binned and self._binned else numbers
         ids = None if schema.id is None else np.concatenate(names)
         if ids is not None:
             self.refuse_doubled(ids, start)
@@ -222,12 +229,10 @@ class Reader:
             column, name = str(self.schema.id), str(names[np.argmax(twice)])
             self._refuse(column, f"holds {name!r} twice in era {self._era(twice, start)!r}", "drop one")
 
-    def _in_bins(self, numbers: Matrix, offsets: npt.NDArray[np.int64]) -> Matrix:
+    def _in_bins(self, numbers: Any, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
         """Bin the columns that are to be binned, era by era; the others are codes already."""
-        if not self._binned:
-            return numbers
         assert self.schema.bins is not None
-        codes = np.nan_to_num(numbers, nan=0.0).astype(np.int8)
+        codes: npt.NDArray[np.int8] = np.nan_to_num(numbers).clip(0, MOST_BINS).astype(np.int8)
         for start, stop in pairwise(offsets.tolist()):
             for column in self._binned:
                 codes[start:stop, column] = equal_bins(numbers[start:stop, column], self.schema.bins)
@@ -246,7 +251,7 @@ class Reader:
         factors = np.empty((len(features), len(schema.factors)), np.int8 if all_coded else np.float32)
         for position, name in enumerate(schema.factors):
             matrix, column = places[name]
-            values = matrix[:, column]
+            values: npt.NDArray[Any] = matrix[:, column]
             if schema.bins is not None and not all_coded and (name in self._coded or matrix is features):
                 mean, std = code_moments(schema.bins)
                 values = (values.astype(np.float64) - mean) / std
@@ -270,7 +275,8 @@ class _Rows:
     """
 
     def __init__(self, name: str, batches: Iterator[Any]) -> None:
-        self._name, self._batches, self._rest = name, batches, None
+        self._name, self._batches = name, batches
+        self._rest: Any = None
 
     def take(self, count: int) -> Iterator[Any]:
         """The next rows, in one batch or more."""

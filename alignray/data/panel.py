@@ -15,9 +15,9 @@ import torch
 
 from alignray.data.batch import Batch, Span, assemble
 from alignray.data.columns import Request
+from alignray.data.csv_source import open_csv
 from alignray.data.digest import ContentDigest
 from alignray.data.layout import Schema, Shard, expected_kinds, offsets_of, require_kinds
-from alignray.data.csv_source import open_csv
 from alignray.data.loading import load
 from alignray.data.sources import Source, open_arrow, open_frame, open_parquet
 from alignray.errors import DataError, InvalidArgumentError

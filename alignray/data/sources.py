@@ -102,9 +102,7 @@ def open_arrow(path: str | os.PathLike[str], request: Request) -> Source:
     return _source(name, arrow, request, batches)
 
 
-def _source(
-    name: str, arrow: Any, request: Request, batches: Callable[[Sequence[str], int], Iterator[Any]]
-) -> Source:
+def _source(name: str, arrow: Any, request: Request, batches: Callable[[Sequence[str], int], Iterator[Any]]) -> Source:
     """The source of a file that knows its columns and their types."""
     import pyarrow as pa
 
