@@ -65,7 +65,7 @@ def _scan(path: str | os.PathLike[str], schema: Schema) -> tuple[Any, dict[str, 
     """Parse a whole file for its eras, a ``pyarrow.ChunkedArray``, and the types of its columns of numbers."""
     import pyarrow as pa
 
-    ladder = [pa.null(), pa.int64(), pa.float64(), pa.string()]
+    ladder = [pa.int64(), pa.float64(), pa.string()]
     numbers = [column for column in columns_of(schema) if column not in (schema.era, schema.id)]
     steps, eras = dict.fromkeys(numbers, 0), []
     for batch in _blocks(path, dict.fromkeys([schema.era, *numbers], pa.string())):
@@ -74,9 +74,7 @@ def _scan(path: str | os.PathLike[str], schema: Schema) -> tuple[Any, dict[str, 
             known = _with_nulls(values, _MISSING)
             while steps[column] < len(ladder) - 1 and not _is(known, ladder[steps[column]]):
                 steps[column] += 1
-    # A column of nothing but missing numbers is one of floats, as pandas would have it.
-    types = {column: ladder[step] if step else pa.float64() for column, step in steps.items()}
-    return _typed(pa.chunked_array(eras, pa.string())), types
+    return _typed(pa.chunked_array(eras, pa.string())), {column: ladder[step] for column, step in steps.items()}
 
 
 def _typed(labels: Any) -> Any:
@@ -94,11 +92,9 @@ def _typed(labels: Any) -> Any:
 
 
 def _is(values: Any, kind: Any) -> bool:
-    """Whether all texts can be read as a type; as null, if all are missing."""
+    """Whether all texts that are not missing can be read as a type."""
     import pyarrow as pa
 
-    if pa.types.is_null(kind):
-        return bool(values.null_count == len(values))
     try:
         values.cast(kind)
     except pa.ArrowInvalid:
