@@ -44,6 +44,7 @@ _TARGET = click.option("--target", default="target", show_default=True, help="Th
 _FEATURES = click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
 _FACTORS = click.option("--factors", help="The factors, a pattern.  [default: the features]")
 _ID = click.option("--id", default="id", show_default=True, help="The column that names a row.")
+_BINS = click.option("--bins", type=click.IntRange(2, 127), help="Bins for features that are floats.  [default: none]")
 
 
 @data.command("check")
@@ -51,26 +52,28 @@ _ID = click.option("--id", default="id", show_default=True, help="The column tha
 @_ERA
 @_TARGET
 @_FEATURES
-def data_check(file: str, era: str, target: str, features: str) -> None:
-    """Read FILE (parquet) as a panel and say what is in it."""
-    import numpy as np
+@_FACTORS
+@_ID
+@_BINS
+def data_check(
+    file: str,
+    era: str,
+    target: str,
+    features: str,
+    factors: str | None,
+    id: str,  # noqa: A002
+    bins: int | None,
+) -> None:
+    """Say what is in FILE (parquet, Arrow, CSV, or a folder of shards), and what is wrong with it."""
+    from alignray.cli.check import print_facts
+    from alignray.data.check import check
+    from alignray.errors import WorkError
 
-    from alignray.data import Panel
-
-    panel = Panel.from_parquet(file, era=era, target=target, features=features)
-    rows = np.concatenate([np.diff(shard.offsets) for shard in panel.shards])
-    targets = np.concatenate([shard.target for shard in panel.shards])
-    bins = panel.schema.bins
-    facts = {
-        "eras": f"{panel.num_eras}, from {panel.eras[0]} to {panel.eras[-1]}",
-        "rows": f"{panel.num_rows}, {rows.min()} to {rows.max()} an era",
-        "features": f"{panel.num_features}, " + ("float32" if bins is None else f"int8 in {bins} bins"),
-        "factors": str(panel.num_factors),
-        "target": f"{int(np.isnan(targets).sum())} unknown of {len(targets)}",
-        "digest": panel.digest,
-    }
-    for label, value in facts.items():
-        click.echo(f"{label:<9} {value}")
+    facts = check(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
+    print_facts(facts)
+    refused = sum(problem.refused for problem in facts.problems)
+    if refused:
+        raise WorkError(f"{file}: loading refuses it; columns that must be mended: {refused}")
 
 
 @data.command("shard")
@@ -84,6 +87,7 @@ def data_check(file: str, era: str, target: str, features: str) -> None:
 @_FEATURES
 @_FACTORS
 @_ID
+@_BINS
 def data_shard(
     file: str,
     folder: str,
@@ -93,15 +97,16 @@ def data_shard(
     features: str,
     factors: str | None,
     id: str,  # noqa: A002
+    bins: int | None,
 ) -> None:
-    """Write FILE (parquet) as shards to FOLDER, a path or a URL, to be opened in no time."""
+    """Write FILE (parquet, Arrow or CSV) as shards to FOLDER, a path or a URL, to be opened in no time."""
     from alignray.cli.passing import watched
-    from alignray.data import Panel, write_shards
+    from alignray.data import open_stream, write_shards
     from alignray.data.shards import read_manifest, regrouped
 
     started = time.monotonic()
-    panel = Panel.from_parquet(file, era=era, target=target, features=features, factors=factors, id=id)
-    with watched(panel.schema, regrouped(panel.shards, eras_per_shard)) as eras:
+    stream = open_stream(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
+    with watched(stream.schema, regrouped(stream.shards, eras_per_shard)) as eras:
         write_shards(eras, folder, eras_per_shard=eras_per_shard)
     seconds = time.monotonic() - started
     manifest = read_manifest(folder)
@@ -110,6 +115,7 @@ def data_shard(
         "eras": f"{manifest.num_eras} in {len(manifest.entries)} files",
         "rows": str(manifest.num_rows),
         "size": f"{megabytes:,.1f} MB",
+        "missing": f"{stream.missing.total()} values, in {len(+stream.missing)} columns",
         "digest": manifest.digest,
         "time": f"{seconds:.1f} s, {megabytes / seconds:,.0f} MB/s",
     }

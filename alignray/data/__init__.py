@@ -8,9 +8,11 @@ from alignray.data.folds import Fold, WalkForward, walk_forward
 from alignray.data.layout import Schema, Shard, code_moments
 from alignray.data.panel import Panel
 from alignray.data.shards import open_shards, regroup, write_shards
+from alignray.data.stream import EraStream, open_stream
 
 __all__ = [
     "Batch",
+    "EraStream",
     "Fold",
     "Panel",
     "Schema",
@@ -19,6 +21,7 @@ __all__ = [
     "code_moments",
     "datasets",
     "open_shards",
+    "open_stream",
     "regroup",
     "walk_forward",
     "write_shards",

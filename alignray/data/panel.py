@@ -15,9 +15,11 @@ import torch
 
 from alignray.data.batch import Batch, Span, assemble
 from alignray.data.columns import Request
+from alignray.data.csv_source import open_csv
 from alignray.data.digest import ContentDigest
 from alignray.data.layout import Schema, Shard, expected_kinds, offsets_of, require_kinds
-from alignray.data.loading import load_frame, load_parquet
+from alignray.data.loading import load
+from alignray.data.sources import Source, open_arrow, open_frame, open_parquet
 from alignray.errors import DataError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -64,23 +66,27 @@ class Panel:
         features: str | Sequence[str] = "feature_*",
         factors: str | Sequence[str] | None = None,
         id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
     ) -> Panel:
         """Make a panel of a frame with one row for each asset in each era.
 
         Args:
             df: The data. Its rows may come in any order; rows keep their order within an era.
-            era: The column (or index level) of the era: zero-padded strings, integers or dates, sorted as such.
+            era: The column (or index level) of the era, of any type that sorts by time: zero-padded text, integers,
+                dates, times, ordered categories.
             target: The column to predict; missing where it is unknown.
             features: The feature columns: a glob pattern, or a list of names and patterns. If all of them are integers
-                they are codes 0 … 4, missing ones the middle code; otherwise all are finite numbers.
+                they are codes ``0 … bins − 1``, missing ones the middle code; otherwise all are finite numbers.
             factors: The factor columns, likewise; None means the features themselves.
             id: The column (or index level) that names a row, unique within an era. None, or no column ``id``: no names.
+            bins: Features that are floats become codes of so many equally filled bins of their era: equal values share
+                a bin, missing ones get the middle one. None leaves them float32; integers are then codes 0 … 4.
 
         Raises:
             DataError: A column is missing, doubled, or holds what cannot be used; the message names it.
+            InvalidArgumentError: ``bins`` is out of range.
         """
-        schema, shard = load_frame(df, Request(era, target, id, features, factors))
-        return cls(schema, (shard,))
+        return cls._of(open_frame(df, Request(era, target, id, features, factors)), bins)
 
     @classmethod
     def from_parquet(
@@ -92,6 +98,7 @@ class Panel:
         features: str | Sequence[str] = "feature_*",
         factors: str | Sequence[str] | None = None,
         id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
     ) -> Panel:
         """Make a panel of a parquet file; only the columns that are asked for are read.
 
@@ -102,12 +109,77 @@ class Panel:
             features: The feature columns.
             factors: The factor columns.
             id: The column that names a row.
+            bins: The bins of features that are floats.
 
         Raises:
-            DataError: The file is missing, cut short or not parquet, or as for ``from_frame``.
+            DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
+            InvalidArgumentError: ``bins`` is out of range.
         """
-        schema, shard = load_parquet(path, Request(era, target, id, features, factors))
-        return cls(schema, (shard,))
+        return cls._of(open_parquet(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def from_arrow(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
+    ) -> Panel:
+        """Make a panel of an Arrow IPC file (Feather, version 2).
+
+        Args:
+            path: The file.
+            era: As for ``from_frame``, like the rest.
+            target: The column to predict.
+            features: The feature columns.
+            factors: The factor columns.
+            id: The column that names a row.
+            bins: The bins of features that are floats.
+
+        Raises:
+            DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
+            InvalidArgumentError: ``bins`` is out of range.
+        """
+        return cls._of(open_arrow(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
+    ) -> Panel:
+        """Make a panel of a CSV file with a header.
+
+        Numbers, dates and times are told by their text; eras that are padded with zeros stay text.
+
+        Args:
+            path: The file.
+            era: As for ``from_frame``, like the rest.
+            target: The column to predict.
+            features: The feature columns.
+            factors: The factor columns.
+            id: The column that names a row.
+            bins: The bins of features that are floats.
+
+        Raises:
+            DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
+            InvalidArgumentError: ``bins`` is out of range.
+        """
+        return cls._of(open_csv(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def _of(cls, source: Source, bins: int | None) -> Panel:
+        return cls(*load(source, bins))
 
     @cached_property
     def eras(self) -> tuple[str, ...]:

@@ -87,8 +87,6 @@ def test_one_line_and_status_2(
         ("target", {}, ["'target'", "era"]),
         ("feature_a", {}, ["feature_*"]),
         (None, {"feature_b": ["x"] * 20}, ["feature_b"]),
-        (None, {"feature_a": np.full(20, 7, np.int8)}, ["feature_a", "7"]),
-        (None, {"target": np.full(20, np.inf)}, ["target"]),
     ],
 )
 def test_data_that_lacks_something(
@@ -106,6 +104,28 @@ def test_data_that_lacks_something(
         for part in ["panel.parquet", *said]:
             assert part in complaint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["panel.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        ({"feature_a": np.full(20, 7, np.int8)}, ["feature_a", "7", "codes 0 to 4", "bin it"]),
+        ({"target": np.full(20, np.inf)}, ["target", "inf", "leave it missing"]),
+    ],
+)
+def test_data_that_holds_what_cannot_be_used(
+    add: dict[str, object], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame(**add).to_parquet(tmp_path / "panel.parquet")
+    assert status(["run", "quickstart", "--set", "data.source=panel.parquet"]) == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert status(["data", "check", "panel.parquet"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "alignray: panel.parquet: loading refuses it; columns that must be mended: 1\n"
+    (line,) = (line for line in captured.out.splitlines() if line.startswith("  refused"))
+    for part in said:
+        assert part in complaint
+        assert part in line
 
 
 def test_a_file_that_is_no_parquet_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,9 +189,40 @@ def test_template_show_is_the_configuration(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_data_check_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frame().to_parquet(tmp_path / "panel.parquet")
-    assert status(["data", "check", "panel.parquet"]) == 0
+    from alignray.data import Panel
+
+    codes = pd.array([None, *[1] * 19], "Int8")
+    frame(target=[np.nan, *np.arange(19.0)], feature_b=codes, beta=0.5).to_parquet(tmp_path / "panel.parquet")
+    assert status(["data", "check", "panel.parquet", "--factors", "beta"]) == 0
     said = capsys.readouterr().out
-    assert "4, from 0000 to 0003" in said
-    assert "20, 5 to 5 an era" in said
-    assert "int8 in 5 bins" in said
+    for line in (
+        "eras       4, from 0000 to 0003, in order",
+        "rows       20, 5 to 5 an era, median 5",
+        "features   2, int8 in 5 bins",
+        "factors    1",
+        "ids        none",
+        "missing    1 values: feature_b (1 of 20)",
+        "target     1 unknown of 20; 19 distinct values, mean 9, deviation 5.477",
+        "quantiles  0 | 4.5 | 9 | 13.5 | 18  (least, quartiles, most)",
+        f"digest     {Panel.from_parquet('panel.parquet', factors='beta').digest}",
+        "constant   0 of 2 features; within eras feature_b (3 eras)",
+        "nothing is wrong",
+    ):
+        assert line in said, said
+
+
+def test_data_check_reads_every_kind_of_file_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from alignray.data import Panel, write_shards
+
+    data = frame(feature_a=np.linspace(0, 1, 20), id=[f"n{row}" for row in range(20)])
+    data.to_parquet(tmp_path / "panel.parquet")
+    data.to_feather(tmp_path / "panel.feather")
+    data.to_csv(tmp_path / "panel.csv", index=False)
+    write_shards(Panel.from_frame(data, bins=5), tmp_path / "shards", eras_per_shard=2)
+    pages = []
+    for name in ("panel.parquet", "panel.feather", "panel.csv", "shards"):
+        assert status(["data", "check", name, "--bins", "5"]) == 0
+        pages.append([line.rstrip() for line in capsys.readouterr().out.splitlines()])
+    assert pages[0] == pages[1] == pages[2]
+    assert set(pages[3]) - set(pages[0]) == {"missing    not kept in shards"}
+    assert "nothing is wrong" in pages[0]
