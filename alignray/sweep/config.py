@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignray.configuration import require_above, require_at_least, require_one_of
-from alignray.data import Panel, WalkForward, datasets, walk_forward
+from alignray.data import Panel, Split, datasets
 from alignray.errors import ConfigurationError
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
@@ -172,11 +172,10 @@ class SweepConfig:
             )
         self.space.require_fit(self.trial)
 
-    def split(self, num_eras: int) -> WalkForward:
+    def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.
 
         Raises:
-            InvalidArgumentError: The panel is too short.
+            InvalidArgumentError: The panel is too short, or the folds of ``blocked`` are too few.
         """
-        split = self.trial.split
-        return walk_forward(num_eras, folds=split.folds, embargo=split.embargo, holdout=self.holdout.eras)
+        return self.trial.split.cut(num_eras, holdout=self.holdout.eras)
