@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ _COLUMNS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """A table whose columns are read on demand.
 
     Attributes:
@@ -78,30 +79,35 @@ def load_frame(df: pd.DataFrame, request: Request) -> tuple[Schema, Shard]:
         table = pa.Table.from_pandas(df[wanted], preserve_index=False)
     except pa.ArrowException as error:
         raise DataError(f"{name}: a column mixes types; give each column one ({_line(error)})") from error
-    return _load(_Source(name, dict(zip(wanted, table.schema.types, strict=True)), table.select), schema)
+    return load_table(Source(name, dict(zip(wanted, table.schema.types, strict=True)), table.select), schema)
 
 
 def load_parquet(path: str | os.PathLike[str], request: Request) -> tuple[Schema, Shard]:
     """Load a parquet file; see ``Panel.from_parquet``."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     name = str(path)
     if not Path(path).is_file():
         raise DataError(
             f"{name}: {'a folder' if Path(path).is_dir() else 'no such file'}; expected a parquet file "
             "(a folder of shards is opened by open_shards)"
         )
+    with opened_parquet(name) as file:
+        arrow = file.schema_arrow
+        schema = resolve(arrow.names, request, name)
+        types = dict(zip(arrow.names, arrow.types, strict=True))
+        return load_table(Source(name, types, lambda columns: file.read(list(columns))), schema)
+
+
+@contextmanager
+def opened_parquet(path: str) -> Iterator[Any]:
+    """A ``pyarrow.parquet.ParquetFile``; what goes wrong while it is read is a DataError that names it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
-            arrow = file.schema_arrow
-            schema = resolve(arrow.names, request, name)
-            source = _Source(
-                name, dict(zip(arrow.names, arrow.types, strict=True)), lambda columns: file.read(list(columns))
-            )
-            return _load(source, schema)
+            yield file
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name}: not a parquet file, or cut short; write it again ({_line(error)})") from error
+        raise DataError(f"{path}: not a parquet file, or cut short; write it again ({_line(error)})") from error
 
 
 def _line(error: Exception) -> str:
@@ -113,8 +119,8 @@ def _labels_of(schema: Schema) -> list[str]:
     return [column for column in (schema.era, schema.target, schema.id) if column is not None]
 
 
-def _load(source: _Source, schema: Schema) -> tuple[Schema, Shard]:
-    """Reads, sorts and checks all the columns of a schema."""
+def load_table(source: Source, schema: Schema) -> tuple[Schema, Shard]:
+    """Read, sort and check all the columns of a schema; it gains its bins."""
     eras = _read_eras(source, schema.era)
     _require_numbers(source, (*schema.features, schema.target))
     schema = replace(schema, bins=BINS if _are_integers(source, schema.features) else None)
@@ -130,7 +136,7 @@ def _load(source: _Source, schema: Schema) -> tuple[Schema, Shard]:
     return schema, shard
 
 
-def _read_eras(source: _Source, column: str) -> _Eras:
+def _read_eras(source: Source, column: str) -> _Eras:
     import pandas as pd
     import pyarrow as pa
 
@@ -173,7 +179,7 @@ def _refuse_unpadded(labels: Sequence[str], column: str, source: str) -> None:
     )
 
 
-def _require_numbers(source: _Source, columns: Sequence[str]) -> None:
+def _require_numbers(source: Source, columns: Sequence[str]) -> None:
     import pyarrow as pa
 
     for column in columns:
@@ -184,13 +190,13 @@ def _require_numbers(source: _Source, columns: Sequence[str]) -> None:
             )
 
 
-def _are_integers(source: _Source, columns: Sequence[str]) -> bool:
+def _are_integers(source: Source, columns: Sequence[str]) -> bool:
     import pyarrow as pa
 
     return all(pa.types.is_integer(source.types[column]) for column in columns)
 
 
-def _read_matrix(source: _Source, columns: Sequence[str], eras: _Eras, *, coded: bool) -> Matrix:
+def _read_matrix(source: Source, columns: Sequence[str], eras: _Eras, *, coded: bool) -> Matrix:
     """Read columns as int8 codes or float32 numbers ``[N, len(columns)]``."""
     shape = (len(eras.codes), len(columns))
     matrix: Matrix = np.empty(shape, np.int8) if coded else np.empty(shape, np.float32)
@@ -203,7 +209,7 @@ def _read_matrix(source: _Source, columns: Sequence[str], eras: _Eras, *, coded:
     return matrix
 
 
-def _read_factors(source: _Source, schema: Schema, eras: _Eras) -> Matrix:
+def _read_factors(source: Source, schema: Schema, eras: _Eras) -> Matrix:
     """Read factors that are not all among the features.
 
     Where features are codes, so are integer factors. They stay int8 if all factors are codes; beside float factors they
@@ -245,7 +251,7 @@ def _numbers(values: Any, eras: _Eras, where: str) -> npt.NDArray[np.float32]:
     return numbers
 
 
-def _read_target(source: _Source, column: str, eras: _Eras) -> npt.NDArray[np.float32]:
+def _read_target(source: Source, column: str, eras: _Eras) -> npt.NDArray[np.float32]:
     """Read the targets ``[N]``, NaN where one is missing."""
     target = _floats(source.read([column]).column(0))
     wrong = np.isinf(target)
@@ -266,7 +272,7 @@ def _floats(values: Any) -> npt.NDArray[np.float32]:
     return np.asarray(values.cast(pa.float32(), safe=False).to_numpy(), np.float32)
 
 
-def _read_ids(source: _Source, column: str, eras: _Eras) -> npt.NDArray[np.str_]:
+def _read_ids(source: Source, column: str, eras: _Eras) -> npt.NDArray[np.str_]:
     """Read the names of the rows ``[N]``, as text of a fixed width, which pickles without a copy."""
     import pandas as pd
     import pyarrow as pa
