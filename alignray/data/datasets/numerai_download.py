@@ -91,7 +91,8 @@ def fetch(url: str, path: Path, on_bytes: Callable[[str, int, int], None]) -> No
                 on_bytes(path.name, size, size)
                 return
             partial = _partial(path, f"{tag} {source.headers.get('Last-Modified')} {size}")
-            done = partial.stat().st_size if partial.exists() else 0
+            there = partial.stat().st_size if partial.exists() else 0
+            done = there if there <= size else 0
             if 0 < done < size:
                 rest = stack.enter_context(_opened(url, {"Range": f"bytes={done}-", "If-Range": tag}))
                 if rest.headers.get("Content-Range") == f"bytes {done}-{size - 1}/{size}":
@@ -144,10 +145,9 @@ def _address(api: Any, filename: str) -> str:
 
 
 def _answer(ask: Callable[[], T]) -> T:
-    """What Numerai answers. numerapi logs most failures and returns an empty answer, which has no ``data``."""
+    """What Numerai answers. numerapi logs most failures and returns an empty answer, which lacks the ``data``."""
     try:
         return ask()
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise WorkError(
-            f"Numerai does not answer ({type(error).__name__}: {error}); check the network, and run the same again"
-        ) from error
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        why = "" if isinstance(error, LookupError | TypeError) else f" ({error})"
+        raise WorkError(f"Numerai does not answer{why}; check the network, and run the same again") from error
