@@ -238,8 +238,19 @@ def test_a_part_that_has_all_the_bytes_only_takes_its_name(server, tmp_path):
     assert (tmp_path / "data").read_bytes() == server.files["data"]
 
 
+def test_a_part_with_bytes_to_spare_is_begun_again(server, tmp_path):
+    server.files["data"], server.cut_after = b"abcd" * 1000, 3000
+    with pytest.raises(WorkError):
+        fetch(f"{server.url}/data", tmp_path / "data", unwatched)
+    (partial,) = tmp_path.iterdir()
+    partial.write_bytes(b"x" * 5000)
+    server.cut_after = None
+    fetch(f"{server.url}/data", tmp_path / "data", unwatched)
+    assert (tmp_path / "data").read_bytes() == server.files["data"]
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/data", "nonsense"])
 def test_an_address_that_does_not_answer_is_named(url, tmp_path):
-    with pytest.raises(WorkError, match="data: cannot be downloaded .* run the same again"):
+    with pytest.raises(WorkError, match=r"data: cannot be downloaded .* run the same again"):
         fetch(url, tmp_path / "data", unwatched)
     assert list(tmp_path.iterdir()) == []
