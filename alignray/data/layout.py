@@ -126,3 +126,28 @@ class Shard:
             target=self.target[start:stop],
             ids=None if self.ids is None else self.ids[start:stop],
         )
+
+
+def kind_of(matrix: Matrix | None) -> str:
+    """How a matrix is stored, in words."""
+    return "absent" if matrix is None else f"{matrix.dtype} with {matrix.shape[1]} columns"
+
+
+def expected_kinds(schema: Schema, first: Shard) -> dict[str, str]:
+    """How each array of a panel's shards is stored, in words: as the schema says, and factors as in the first shard."""
+    coded_factors = schema.bins is not None and kind_of(first.factors).startswith("int8")
+    apart = f"{'int8' if coded_factors else 'float32'} with {len(schema.factors)} columns"
+    return {
+        "features": f"{'float32' if schema.bins is None else 'int8'} with {len(schema.features)} columns",
+        "factors": "absent" if schema.factor_columns() is not None else apart,
+        "ids": "absent" if schema.id is None else "present",
+    }
+
+
+def require_kinds(shard: Shard, expected: dict[str, str]) -> None:
+    """Raise DataError unless a shard stores its arrays as ``expected_kinds`` said."""
+    ids = "absent" if shard.ids is None else "present"
+    got = {"features": kind_of(shard.features), "factors": kind_of(shard.factors), "ids": ids}
+    for name, kind in got.items():
+        if kind != expected[name]:
+            raise DataError(f"{shard}: {name} are {kind}, but the schema needs them {expected[name]}")

@@ -1,267 +1,316 @@
-"""From a frame or a parquet file to a schema and one shard: columns chosen, eras sorted, values checked."""
+"""From a table to shards: its columns become rows and its values are checked, a group of eras at a time."""
 
 from __future__ import annotations
 
-import os
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from alignray.data.columns import Request, resolve
+from alignray.data.bins import MOST_BINS, equal_bins
+from alignray.data.eras import Eras, read_eras
 from alignray.data.layout import BINS, Matrix, Schema, Shard, code_moments, offsets_of
-from alignray.errors import DataError
+from alignray.data.sources import Source
+from alignray.errors import DataError, InvalidArgumentError
 
-if TYPE_CHECKING:
-    import pandas as pd
+Refuse: TypeAlias = Callable[[str, str], None]
+"""Told of a column and what is wrong with it; where it returns, the value is taken as missing."""
 
-_COLUMNS_AT_ONCE = 64
-"""Parquet columns decoded together: enough to keep every core busy, few enough to be small beside the panel."""
+_SHARD_BYTES = 1 << 26
+"""The features of a shard, at most, unless its first era alone has more."""
+_BATCH_BYTES = 1 << 23
+"""The features that are read together: so few that they lie in a cache while columns become rows."""
+_FEWEST_ROWS, _MOST_ROWS = 1 << 10, 1 << 16
+"""Rows that are read together, however many their features."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A table whose columns are read on demand.
+def load(source: Source, bins: int | None) -> tuple[Schema, tuple[Shard, ...]]:
+    """Load a whole table, its rows sorted by era; see ``Panel.from_frame``."""
+    eras = read_eras(source)
+    reader = Reader(source, eras, bins)
+    return reader.schema, tuple(reader.shards()) if eras.in_order else (reader.sorted_shard(),)
+
+
+class Reader:
+    """Reads the rows of a table as shards.
+
+    Args:
+        source: The table.
+        eras: Its eras.
+        bins: The bins that the request asks for.
+        refuse: Told of what cannot be used; None raises DataError.
 
     Attributes:
-        name: What messages call it.
-        types: The Arrow type of each column.
-        read: Reads some columns as a ``pyarrow.Table``.
+        schema: The table's schema, with bins.
+        missing: How many values each feature and each factor lacks, in the rows that were read so far.
+
+    Raises:
+        InvalidArgumentError: ``bins`` is out of range.
+        DataError: A feature, a factor or the target is no number.
     """
 
-    name: str
-    types: dict[str, Any]
-    read: Callable[[Sequence[str]], Any]
+    def __init__(self, source: Source, eras: Eras, bins: int | None, refuse: Refuse | None = None) -> None:
+        if bins is not None and not 2 <= bins <= MOST_BINS:
+            raise InvalidArgumentError(f"bins must be from 2 to {MOST_BINS}, or None, got {bins}")
+        features, factors = source.schema.features, source.schema.factors
+        numbers = dict.fromkeys([*features, source.schema.target, *factors])
+        for column in numbers:
+            _require_number(source, column)
+        integers = {column for column in numbers if _is_integer(source.types[column])}
+        if bins is None and integers.issuperset(features):
+            bins = BINS
+        self.schema = replace(source.schema, bins=bins)
+        self.missing: Counter[str] = Counter()
+        self._source, self._eras, self._refuse = source, eras, refuse or self._raise
+        self._coded = integers if bins is not None else set()
+        self._binned = [at for at, name in enumerate(features) if bins is not None and name not in integers]
+        self._number = np.int8 if self._coded.issuperset(features) else np.float32
+        known = set(features)
+        self._extra = [] if known.issuperset(factors) else [name for name in factors if name not in known]
+        self._row_bytes = np.dtype(self._number).itemsize * len(features)
 
+    def shards(self) -> Iterator[Shard]:
+        """All rows in the table's order: whole eras, where the eras are in order; else runs of rows of the same era."""
+        rows, codes = self._rows(), self._eras.codes
+        starts = np.flatnonzero(np.diff(codes, prepend=-1))
+        bounds = np.append(starts, len(codes))
+        for first, last in _groups(bounds, _SHARD_BYTES // self._row_bytes):
+            labels = tuple(self._eras.labels[code] for code in codes[starts[first:last]])
+            yield self._shard(rows, labels, bounds[first : last + 1] - bounds[first], int(bounds[first]))
 
-@dataclass(frozen=True, slots=True)
-class _Eras:
-    """The rows of a table, sorted into eras.
+    def sorted_shard(self) -> Shard:
+        """All rows as one shard, sorted by era; within an era they keep their order."""
+        codes = self._eras.codes
+        places = np.empty(len(codes), np.intp)
+        places[np.argsort(codes, kind="stable")] = np.arange(len(codes))
+        return self._shard(self._rows(), self._eras.labels, offsets_of(np.bincount(codes)), 0, places)
 
-    Attributes:
-        labels: The label of each era, in time order.
-        codes: The index of each row's era, ``[N]``, in the table's order.
-        order: The table's rows sorted by era, ``[N]``, or all of them as they are.
-    """
+    def _rows(self) -> _Rows:
+        schema = self.schema
+        columns = [*schema.features, *self._extra, schema.target, *([] if schema.id is None else [schema.id])]
+        rows = int(np.clip(_BATCH_BYTES // self._row_bytes, _FEWEST_ROWS, _MOST_ROWS))
+        return _Rows(self._source.name, self._source.batches(columns, rows))
 
-    labels: tuple[str, ...]
-    codes: npt.NDArray[np.intp]
-    order: npt.NDArray[np.intp] | slice
+    def _shard(
+        self,
+        rows: _Rows,
+        labels: tuple[str, ...],
+        offsets: npt.NDArray[np.int64],
+        start: int,
+        places: npt.NDArray[np.intp] | None = None,
+    ) -> Shard:
+        """The next rows as a shard.
 
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each era begins among the sorted rows, ``[E + 1]``."""
-        return offsets_of(np.bincount(self.codes))
-
-    def of_first(self, rows: npt.NDArray[np.bool_]) -> str:
-        """The label of the first row that is marked."""
-        return self.labels[int(self.codes[np.argmax(rows)])]
-
-
-def load_frame(df: pd.DataFrame, request: Request) -> tuple[Schema, Shard]:
-    """Load a frame; see ``Panel.from_frame``."""
-    import pyarrow as pa
-
-    name = "the frame"
-    levels = [
-        level
-        for level in df.index.names
-        if level is not None and level in (request.era, request.id) and level not in df.columns
-    ]
-    df = df.reset_index(level=levels) if levels else df
-    schema = resolve([column for column in df.columns if isinstance(column, str)], request, name)
-    wanted = list(dict.fromkeys([*_labels_of(schema), *schema.features, *schema.factors]))
-    try:
-        table = pa.Table.from_pandas(df[wanted], preserve_index=False)
-    except pa.ArrowException as error:
-        raise DataError(f"{name}: a column mixes types; give each column one ({_line(error)})") from error
-    return load_table(Source(name, dict(zip(wanted, table.schema.types, strict=True)), table.select), schema)
-
-
-def load_parquet(path: str | os.PathLike[str], request: Request) -> tuple[Schema, Shard]:
-    """Load a parquet file; see ``Panel.from_parquet``."""
-    name = str(path)
-    if not Path(path).is_file():
-        raise DataError(
-            f"{name}: {'a folder' if Path(path).is_dir() else 'no such file'}; expected a parquet file "
-            "(a folder of shards is opened by open_shards)"
+        Args:
+            rows: The rows that are left of the table.
+            labels: The E eras of the shard.
+            offsets: Where they begin, ``[E + 1]``.
+            start: The row of the table that comes next.
+            places: Where each row belongs in the shard, ``[N]``; None where they stay in their order.
+        """
+        N, d, schema = int(offsets[-1]), len(self.schema.features), self.schema
+        numbers, target = np.empty((N, d), self._number), np.empty(N, np.float32)
+        extra = np.empty((N, len(self._extra)), np.float32)
+        names, read = [], 0
+        for part in rows.take(N):
+            here = slice(read, read + part.num_rows)
+            there = here if places is None else places[here]
+            columns, row = part.columns, start + read
+            self._fill(numbers, there, schema.features, columns[:d], row)
+            self._fill(extra, there, self._extra, columns[d:], row)
+            target[there] = self._target(columns[d + len(self._extra)], row)
+            if schema.id is not None:
+                names.append(self._names(columns[-1], schema.id))
+            read = here.stop
+        features = self._in_bins(numbers, offsets)
+        return Shard(
+            eras=labels,
+            offsets=offsets,
+            features=features,
+            factors=self._factors(features, extra) if self._extra else None,
+            target=target,
+            ids=None if schema.id is None else self._ids(np.concatenate(names), schema.id, start, places),
         )
-    with opened_parquet(name) as file:
-        arrow = file.schema_arrow
-        schema = resolve(arrow.names, request, name)
-        types = dict(zip(arrow.names, arrow.types, strict=True))
-        return load_table(Source(name, types, lambda columns: file.read(list(columns))), schema)
 
+    def _fill(self, matrix: Matrix, rows: Any, names: Sequence[str], columns: Sequence[Any], row: int) -> None:
+        """Write columns, which begin with the table's row ``row``, into some rows of a matrix."""
+        scattered = not isinstance(rows, slice)
+        block = np.empty((len(rows), len(names)), matrix.dtype) if scattered else matrix[rows]
+        for position, (name, values) in enumerate(zip(names, columns, strict=False)):
+            block[:, position] = (self._codes if name in self._coded else self._numbers)(name, values, row)
+        if scattered:
+            matrix[rows] = block
 
-@contextmanager
-def opened_parquet(path: str) -> Iterator[Any]:
-    """A ``pyarrow.parquet.ParquetFile``; what goes wrong while it is read is a DataError that names it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a parquet file, or cut short; write it again ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _labels_of(schema: Schema) -> list[str]:
-    """The columns that are neither features nor factors."""
-    return [column for column in (schema.era, schema.target, schema.id) if column is not None]
-
-
-def load_table(source: Source, schema: Schema) -> tuple[Schema, Shard]:
-    """Read, sort and check all the columns of a schema; it gains its bins."""
-    eras = _read_eras(source, schema.era)
-    _require_numbers(source, (*schema.features, schema.target))
-    schema = replace(schema, bins=BINS if _are_integers(source, schema.features) else None)
-    apart = schema.factor_columns() is None
-    shard = Shard(
-        eras=eras.labels,
-        offsets=eras.offsets(),
-        features=_read_matrix(source, schema.features, eras, coded=schema.bins is not None),
-        factors=_read_factors(source, schema, eras) if apart else None,
-        target=_read_target(source, schema.target, eras),
-        ids=None if schema.id is None else _read_ids(source, schema.id, eras),
-    )
-    return schema, shard
-
-
-def _read_eras(source: Source, column: str) -> _Eras:
-    import pandas as pd
-    import pyarrow as pa
-
-    values = source.read([column]).column(0)
-    if not len(values):
-        raise DataError(f"{source.name}: no rows; expected at least one")
-    if pa.types.is_dictionary(values.type) and not values.type.ordered:
-        values = values.cast(values.type.value_type)  # else the eras would be sorted as their categories happen to be
-    series = values.to_pandas()
-    if series.isna().any():
-        raise DataError(
-            f"{source.name}: column {column!r} has no era in row {int(series.isna().argmax())}; drop such rows"
-        )
-    try:
-        codes, uniques = pd.factorize(series, sort=True)
-    except TypeError as error:
-        raise DataError(f"{source.name}: column {column!r} cannot be sorted ({_line(error)})") from error
-    labels = tuple(_label(value) for value in uniques)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        _refuse_unpadded(labels, column, source.name)
-    in_order = bool(np.all(codes[1:] >= codes[:-1]))
-    return _Eras(labels, codes, slice(None) if in_order else np.argsort(codes, kind="stable"))
-
-
-def _label(value: Any) -> str:
-    """An era as a string; a date without its midnight."""
-    return value.isoformat().removesuffix("T00:00:00") if hasattr(value, "isoformat") else str(value)
-
-
-def _refuse_unpadded(labels: Sequence[str], column: str, source: str) -> None:
-    """Raise DataError where sorting the labels as text puts a later number first: training would see the future."""
-    matches = [re.fullmatch(r"(\D*)(\d+)", label) for label in labels]
-    numbers = [(match[1], int(match[2])) for match in matches if match is not None]
-    if len(numbers) < len(labels) or numbers == sorted(numbers):
-        return
-    wrong = next(i for i in range(1, len(numbers)) if numbers[i] < numbers[i - 1])
-    raise DataError(
-        f"{source}: column {column!r} is text that sorts {labels[wrong - 1]!r} before {labels[wrong]!r}; "
-        "pad the numbers with zeros or make them integers"
-    )
-
-
-def _require_numbers(source: Source, columns: Sequence[str]) -> None:
-    import pyarrow as pa
-
-    for column in columns:
-        kind = source.types[column]
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise DataError(
-                f"{source.name}: column {column!r} is {kind}, expected integers or floats; cast it or leave it out"
+    def _codes(self, name: str, values: Any, row: int) -> npt.NDArray[np.integer]:
+        """Check integers 0 … bins − 1; a missing one becomes the middle code."""
+        assert self.schema.bins is not None
+        bins = self.schema.bins
+        if values.null_count:
+            self.missing[name] += values.null_count
+            values = values.fill_null(bins // 2)
+        codes: npt.NDArray[np.integer] = values.to_numpy()
+        if codes.min() < 0 or codes.max() >= bins:
+            wrong = (codes < 0) | (codes >= bins)
+            self._refuse(
+                name,
+                f"holds {codes[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected codes 0 to {bins - 1}; "
+                "bin it, or cast the features to float to use them as they are",
             )
+            return np.where(wrong, bins // 2, codes)
+        return codes
+
+    def _numbers(self, name: str, values: Any, row: int) -> npt.NDArray[np.float32]:
+        """Check finite numbers, or missing ones where they are to be binned."""
+        numbers = _floats(values)
+        finite = np.isfinite(numbers)
+        if finite.all():
+            return numbers
+        missing = np.isnan(numbers)
+        self.missing[name] += int(missing.sum())
+        to_bin = self.schema.bins is not None and name not in self._extra
+        wrong = ~finite & ~missing if to_bin else ~finite
+        if not wrong.any():
+            return numbers
+        self._refuse(
+            name,
+            f"holds {numbers[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, expected finite float32 numbers; "
+            + ("fill it or drop the rows" if to_bin else "fill it, drop the rows, or bin the features (bins=)"),
+        )
+        return np.where(finite, numbers, np.float32(np.nan))
+
+    def _target(self, values: Any, row: int) -> npt.NDArray[np.float32]:
+        """Check finite targets; NaN where one is missing."""
+        target = _floats(values)
+        wrong = np.isinf(target)
+        if wrong.any():
+            self._refuse(
+                self.schema.target,
+                f"holds {target[np.argmax(wrong)]} in era {self._era(wrong, row)!r}, "
+                "expected finite float32 targets, or missing ones",
+            )
+        # One NaN for all: some differ in their bits, and the digest would tell them apart.
+        return np.where(np.isfinite(target), target, np.float32(np.nan))
+
+    def _names(self, values: Any, column: str) -> npt.NDArray[np.str_]:
+        """Names as text of a fixed width, which pickles without a copy."""
+        import pyarrow as pa
+
+        if values.null_count:
+            self._refuse(column, f"has {values.null_count} rows without a name; name them, or pass id=None")
+        try:
+            texts = values.cast(pa.string()).fill_null("")
+        except pa.ArrowException:
+            self._refuse(column, f"is {values.type}, expected names that can be written as text")
+            return np.full(len(values), "")
+        return np.asarray(texts.to_numpy(zero_copy_only=False).astype(np.str_))
+
+    def _ids(
+        self, names: npt.NDArray[np.str_], column: str, start: int, places: npt.NDArray[np.intp] | None
+    ) -> npt.NDArray[np.str_]:
+        """Check that names differ within their era, and put them in their places."""
+        import pandas as pd
+
+        twice = pd.DataFrame({"era": self._eras.codes[start : start + len(names)], "id": names}).duplicated().to_numpy()
+        if twice.any():
+            name = str(names[np.argmax(twice)])
+            self._refuse(column, f"holds {name!r} twice in era {self._era(twice, start)!r}; drop one")
+        if places is None:
+            return names
+        ids = np.empty_like(names)
+        ids[places] = names
+        return ids
+
+    def _in_bins(self, numbers: Matrix, offsets: npt.NDArray[np.int64]) -> Matrix:
+        """Bin the columns that are to be binned, era by era; the others are codes already."""
+        if not self._binned:
+            return numbers
+        assert self.schema.bins is not None
+        codes = np.nan_to_num(numbers, nan=0.0).astype(np.int8)
+        for start, stop in pairwise(offsets.tolist()):
+            for column in self._binned:
+                codes[start:stop, column] = equal_bins(numbers[start:stop, column], self.schema.bins)
+        return codes
+
+    def _factors(self, features: Matrix, extra: npt.NDArray[np.float32]) -> Matrix:
+        """Factors that are not all among the features; those that are, are the features themselves.
+
+        They stay int8 if all of them are codes; beside float factors, codes become the numbers that a batch would make
+        of them.
+        """
+        schema = self.schema
+        places = {name: (features, column) for column, name in enumerate(schema.features)}
+        places |= {name: (extra, column) for column, name in enumerate(self._extra)}
+        all_coded = schema.bins is not None and self._coded.issuperset(self._extra)
+        factors = np.empty((len(features), len(schema.factors)), np.int8 if all_coded else np.float32)
+        for position, name in enumerate(schema.factors):
+            matrix, column = places[name]
+            values = matrix[:, column]
+            if schema.bins is not None and not all_coded and (name in self._coded or matrix is features):
+                mean, std = code_moments(schema.bins)
+                values = (values.astype(np.float64) - mean) / std
+            factors[:, position] = values
+        return factors
+
+    def _era(self, rows: npt.NDArray[np.bool_], start: int) -> str:
+        """The era of the first row that is marked, among those from the table's row ``start`` on."""
+        return self._eras.labels[int(self._eras.codes[start + np.argmax(rows)])]
+
+    def _raise(self, column: str, problem: str) -> None:
+        raise DataError(f"{self._source.name}: column {column!r} {problem}")
 
 
-def _are_integers(source: Source, columns: Sequence[str]) -> bool:
+class _Rows:
+    """The rows that are left of a table.
+
+    Args:
+        name: What messages call the table.
+        batches: Its rows, as ``pyarrow.RecordBatch``.
+    """
+
+    def __init__(self, name: str, batches: Iterator[Any]) -> None:
+        self._name, self._batches, self._rest = name, batches, None
+
+    def take(self, count: int) -> Iterator[Any]:
+        """The next rows, in one batch or more."""
+        while count:
+            if self._rest is None or not self._rest.num_rows:
+                self._rest = next(self._batches, None)
+                if self._rest is None:
+                    raise DataError(f"{self._name}: lost rows while it was read; load it again once it is whole")
+            part = self._rest.slice(0, count)
+            self._rest = self._rest.slice(part.num_rows)
+            count -= part.num_rows
+            if part.num_rows:
+                yield part
+
+
+def _groups(bounds: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
+    """The first run of each group, and the one after its last; a group has so many rows at most, or a single run."""
+    first, last = 0, 0
+    while last < len(bounds) - 1:
+        last = max(int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1, first + 1)
+        yield first, last
+        first = last
+
+
+def _require_number(source: Source, column: str) -> None:
     import pyarrow as pa
 
-    return all(pa.types.is_integer(source.types[column]) for column in columns)
-
-
-def _read_matrix(source: Source, columns: Sequence[str], eras: _Eras, *, coded: bool) -> Matrix:
-    """Read columns as int8 codes or float32 numbers ``[N, len(columns)]``."""
-    shape = (len(eras.codes), len(columns))
-    matrix: Matrix = np.empty(shape, np.int8) if coded else np.empty(shape, np.float32)
-    convert = _codes if coded else _numbers
-    for start in range(0, len(columns), _COLUMNS_AT_ONCE):
-        names = columns[start : start + _COLUMNS_AT_ONCE]
-        for position, values in enumerate(source.read(names).columns):
-            where = f"{source.name}: column {names[position]!r}"
-            matrix[:, start + position] = convert(values, eras, where)[eras.order]
-    return matrix
-
-
-def _read_factors(source: Source, schema: Schema, eras: _Eras) -> Matrix:
-    """Read factors that are not all among the features.
-
-    Where features are codes, so are integer factors. They stay int8 if all factors are codes; beside float factors they
-    become the numbers that a batch would make of them.
-    """
-    _require_numbers(source, schema.factors)
-    if schema.bins is None or _are_integers(source, schema.factors):
-        return _read_matrix(source, schema.factors, eras, coded=schema.bins is not None)
-    factors = np.empty((len(eras.codes), len(schema.factors)), np.float32)
-    mean, std = code_moments(schema.bins)
-    for position, column in enumerate(schema.factors):
-        coded = _are_integers(source, [column])
-        values = _read_matrix(source, [column], eras, coded=coded)[:, 0]
-        factors[:, position] = (values - mean) / std if coded else values
-    return factors
-
-
-def _codes(values: Any, eras: _Eras, where: str) -> npt.NDArray[np.int8]:
-    """Check integers 0 … 4; a missing one becomes the middle code."""
-    codes = values.fill_null(BINS // 2).to_numpy()
-    wrong = (codes < 0) | (codes >= BINS)
-    if wrong.any():
+    kind = source.types[column]
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(
-            f"{where} holds {codes[np.argmax(wrong)]} in era {eras.of_first(wrong)!r}, expected codes 0 to {BINS - 1}; "
-            "bin it, or cast the features to float to use them as they are"
+            f"{source.name}: column {column!r} is {kind}, expected integers or floats; cast it or leave it out"
         )
-    return np.asarray(codes, np.int8)
 
 
-def _numbers(values: Any, eras: _Eras, where: str) -> npt.NDArray[np.float32]:
-    """Check finite numbers."""
-    numbers = _floats(values)
-    wrong = ~np.isfinite(numbers)
-    if wrong.any():
-        raise DataError(
-            f"{where} holds {numbers[np.argmax(wrong)]} in era {eras.of_first(wrong)!r}, "
-            "expected finite float32 numbers; fill it or drop the rows"
-        )
-    return numbers
+def _is_integer(kind: Any) -> bool:
+    import pyarrow as pa
 
-
-def _read_target(source: Source, column: str, eras: _Eras) -> npt.NDArray[np.float32]:
-    """Read the targets ``[N]``, NaN where one is missing."""
-    target = _floats(source.read([column]).column(0))
-    wrong = np.isinf(target)
-    if wrong.any():
-        raise DataError(
-            f"{source.name}: column {column!r} holds {target[np.argmax(wrong)]} in era {eras.of_first(wrong)!r}, "
-            "expected finite float32 targets, or missing ones"
-        )
-    # One NaN for all: some differ in their bits, and the digest would tell them apart.
-    return np.where(np.isnan(target), np.float32(np.nan), target)[eras.order]
+    return bool(pa.types.is_integer(kind))
 
 
 def _floats(values: Any) -> npt.NDArray[np.float32]:
@@ -269,24 +318,4 @@ def _floats(values: Any) -> npt.NDArray[np.float32]:
     import pyarrow as pa
 
     # Unsafe, because a safe cast refuses integers beyond 2²⁴; what overflows becomes inf, which the callers refuse.
-    return np.asarray(values.cast(pa.float32(), safe=False).to_numpy(), np.float32)
-
-
-def _read_ids(source: Source, column: str, eras: _Eras) -> npt.NDArray[np.str_]:
-    """Read the names of the rows ``[N]``, as text of a fixed width, which pickles without a copy."""
-    import pandas as pd
-    import pyarrow as pa
-
-    where = f"{source.name}: column {column!r}"
-    values = source.read([column]).column(0)
-    try:
-        texts = values.cast(pa.string())
-    except pa.ArrowException as error:
-        raise DataError(f"{where} is {values.type}, expected names that can be written as text") from error
-    if texts.null_count:
-        raise DataError(f"{where} has {texts.null_count} rows without a name; name them, or pass id=None")
-    ids = texts.to_numpy().astype(np.str_)
-    twice = pd.DataFrame({"era": eras.codes, "id": ids}).duplicated().to_numpy()
-    if twice.any():
-        raise DataError(f"{where} holds {str(ids[np.argmax(twice)])!r} twice in era {eras.of_first(twice)!r}; drop one")
-    return np.asarray(ids[eras.order])
+    return np.asarray(values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32)

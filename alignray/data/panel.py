@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -17,8 +15,11 @@ import torch
 
 from alignray.data.batch import Batch, Span, assemble
 from alignray.data.columns import Request
-from alignray.data.layout import Matrix, Schema, Shard, offsets_of
-from alignray.data.loading import load_frame, load_parquet
+from alignray.data.digest import ContentDigest
+from alignray.data.layout import Schema, Shard, expected_kinds, offsets_of, require_kinds
+from alignray.data.csv_source import open_csv
+from alignray.data.loading import load
+from alignray.data.sources import Source, open_arrow, open_frame, open_parquet
 from alignray.errors import DataError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Panel:
     def __post_init__(self) -> None:
         if not self.shards:
             raise DataError("a panel needs at least one shard, got none")
-        _require_fit(self.schema, self.shards)
+        expected = expected_kinds(self.schema, self.shards[0])
+        for shard in self.shards:
+            require_kinds(shard, expected)
         if len(set(self.eras)) < self.num_eras:
             twice = next(label for label in self.eras if self.eras.count(label) > 1)
             raise DataError(f"the panel has two eras {twice!r}: pass each shard once")
@@ -63,23 +66,27 @@ class Panel:
         features: str | Sequence[str] = "feature_*",
         factors: str | Sequence[str] | None = None,
         id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
     ) -> Panel:
         """Make a panel of a frame with one row for each asset in each era.
 
         Args:
             df: The data. Its rows may come in any order; rows keep their order within an era.
-            era: The column (or index level) of the era: zero-padded strings, integers or dates, sorted as such.
+            era: The column (or index level) of the era, of any type that sorts by time: zero-padded text, integers,
+                dates, times, ordered categories.
             target: The column to predict; missing where it is unknown.
             features: The feature columns: a glob pattern, or a list of names and patterns. If all of them are integers
-                they are codes 0 … 4, missing ones the middle code; otherwise all are finite numbers.
+                they are codes ``0 … bins − 1``, missing ones the middle code; otherwise all are finite numbers.
             factors: The factor columns, likewise; None means the features themselves.
             id: The column (or index level) that names a row, unique within an era. None, or no column ``id``: no names.
+            bins: Features that are floats become codes of so many equally filled bins of their era: equal values share
+                a bin, missing ones get the middle one. None leaves them float32; integers are then codes 0 … 4.
 
         Raises:
             DataError: A column is missing, doubled, or holds what cannot be used; the message names it.
+            InvalidArgumentError: ``bins`` is out of range.
         """
-        schema, shard = load_frame(df, Request(era, target, id, features, factors))
-        return cls(schema, (shard,))
+        return cls._of(open_frame(df, Request(era, target, id, features, factors)), bins)
 
     @classmethod
     def from_parquet(
@@ -91,6 +98,7 @@ class Panel:
         features: str | Sequence[str] = "feature_*",
         factors: str | Sequence[str] | None = None,
         id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
     ) -> Panel:
         """Make a panel of a parquet file; only the columns that are asked for are read.
 
@@ -101,12 +109,77 @@ class Panel:
             features: The feature columns.
             factors: The factor columns.
             id: The column that names a row.
+            bins: The bins of features that are floats.
 
         Raises:
-            DataError: The file is missing, cut short or not parquet, or as for ``from_frame``.
+            DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
+            InvalidArgumentError: ``bins`` is out of range.
         """
-        schema, shard = load_parquet(path, Request(era, target, id, features, factors))
-        return cls(schema, (shard,))
+        return cls._of(open_parquet(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def from_arrow(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
+    ) -> Panel:
+        """Make a panel of an Arrow IPC file (Feather, version 2).
+
+        Args:
+            path: The file.
+            era: As for ``from_frame``, like the rest.
+            target: The column to predict.
+            features: The feature columns.
+            factors: The factor columns.
+            id: The column that names a row.
+            bins: The bins of features that are floats.
+
+        Raises:
+            DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
+            InvalidArgumentError: ``bins`` is out of range.
+        """
+        return cls._of(open_arrow(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
+    ) -> Panel:
+        """Make a panel of a CSV file with a header.
+
+        Numbers, dates and times are told by their text; eras that are padded with zeros stay text.
+
+        Args:
+            path: The file.
+            era: As for ``from_frame``, like the rest.
+            target: The column to predict.
+            features: The feature columns.
+            factors: The factor columns.
+            id: The column that names a row.
+            bins: The bins of features that are floats.
+
+        Raises:
+            DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
+            InvalidArgumentError: ``bins`` is out of range.
+        """
+        return cls._of(open_csv(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def _of(cls, source: Source, bins: int | None) -> Panel:
+        return cls(*load(source, bins))
 
     @cached_property
     def eras(self) -> tuple[str, ...]:
@@ -136,22 +209,10 @@ class Panel:
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of the schema and the content; it does not depend on how the eras are grouped."""
-        kinds = [_kind(self.shards[0].features), _kind(self.shards[0].factors)]
-        total = hashlib.sha256(json.dumps([asdict(self.schema), kinds]).encode())
-        # A hash for each kind of array, so that where one shard ends and the next begins leaves no trace.
-        parts = {name: hashlib.sha256() for name in ("eras", "lengths", "features", "factors", "target", "ids")}
+        digest = ContentDigest(self.schema, self.shards[0])
         for shard in self.shards:
-            parts["eras"].update(_terminated(shard.eras))
-            parts["lengths"].update(np.diff(shard.offsets).data)
-            parts["features"].update(shard.features.data)
-            parts["target"].update(shard.target.data)
-            if shard.factors is not None:
-                parts["factors"].update(shard.factors.data)
-            if shard.ids is not None:
-                parts["ids"].update(_terminated(shard.ids.tolist()))
-        for part in parts.values():
-            total.update(part.digest())
-        return total.hexdigest()
+            digest.update(shard)
+        return digest.hexdigest()
 
     def batch(self, eras: Sequence[int] | npt.NDArray[np.integer], device: torch.device | str | None = None) -> Batch:
         """Copy some eras into tensors, side by side.
@@ -202,30 +263,3 @@ class Panel:
     @cached_property
     def _factor_columns(self) -> list[int] | None:
         return self.schema.factor_columns() if self.shards[0].factors is None else None
-
-
-def _require_fit(schema: Schema, shards: Sequence[Shard]) -> None:
-    """Raise DataError unless all shards hold what the schema says, and store their factors as the first one does."""
-    coded_factors = schema.bins is not None and _kind(shards[0].factors).startswith("int8")
-    expected = {
-        "features": f"{'float32' if schema.bins is None else 'int8'} with {len(schema.features)} columns",
-        "factors": f"{'int8' if coded_factors else 'float32'} with {len(schema.factors)} columns",
-        "ids": "absent" if schema.id is None else "present",
-    }
-    if schema.factor_columns() is not None:
-        expected["factors"] = "absent"
-    for shard in shards:
-        ids = "absent" if shard.ids is None else "present"
-        got = {"features": _kind(shard.features), "factors": _kind(shard.factors), "ids": ids}
-        for name, kind in got.items():
-            if kind != expected[name]:
-                raise DataError(f"{shard}: {name} are {kind}, but the schema needs them {expected[name]}")
-
-
-def _kind(matrix: Matrix | None) -> str:
-    return "absent" if matrix is None else f"{matrix.dtype} with {matrix.shape[1]} columns"
-
-
-def _terminated(labels: Sequence[str]) -> bytes:
-    """The labels as bytes, each closed by a character that no label holds, so that no two lists look alike."""
-    return "".join(f"{label}\0" for label in labels).encode()

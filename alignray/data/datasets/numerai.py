@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from alignray.data.columns import Request, resolve
+from alignray.data.columns import Request
 from alignray.data.layout import BINS
-from alignray.data.loading import Source, load_table, opened_parquet
+from alignray.data.loading import load
 from alignray.data.panel import Panel
+from alignray.data.sources import reading, source_of
 from alignray.errors import DataError, InvalidArgumentError
 
 FEATURES = "features.json"
@@ -97,19 +98,26 @@ def _chosen(sets: dict[str, list[str]], name: str, argument: str, folder: Path) 
 
 def _read(path: Path, request: Request, targets: Sequence[str]) -> Panel:
     """Read one file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if not path.is_file():
         raise DataError(f"{path}: missing; download it: alignray data numerai {path.parent}")
-    with opened_parquet(str(path)) as file:
-        types = _types(path, file.schema_arrow, request, targets)
-        names = set(file.schema_arrow.names)
-        sifted = path.stem == "validation" and "data_type" in names
+    with reading(str(path), "a parquet file"):
+        schema = pq.read_schema(path)
+    types, names = _types(path, schema, request, targets), set(schema.names)
+    sifted = path.stem == "validation" and "data_type" in names
 
-        def read(columns: Sequence[str]) -> Any:
-            table = file.read([*(names & set(columns)), *(["data_type"] if sifted else [])])
-            return _prepared(_validation(table) if sifted else table, {name: types[name] for name in columns}, path)
+    def batches(columns: Sequence[str], rows: int) -> Iterator[Any]:
+        # The eras are read along, as a batch without any column would not know its rows.
+        there = [name for name in columns if name in names] + [request.era] + ["data_type"] * sifted
+        with reading(str(path), "a parquet file"), pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(rows, columns=list(dict.fromkeys(there))):
+                kept = _validation(batch) if sifted else batch
+                yield _prepared(kept, {name: types[name] for name in columns}, path)
 
-        schema, shard = load_table(Source(str(path), types, read), resolve(list(types), request, str(path)))
-    return Panel(schema, (shard,))
+    source = source_of(str(path), pa.schema(list(types.items())), request, batches)
+    return Panel(*load(source, None))
 
 
 def _types(path: Path, schema: Any, request: Request, targets: Sequence[str]) -> dict[str, Any]:
@@ -132,29 +140,31 @@ def _types(path: Path, schema: Any, request: Request, targets: Sequence[str]) ->
     return types | dict.fromkeys(wanted, pa.int8())
 
 
-def _validation(table: Any) -> Any:
-    """The rows of validation.parquet whose targets are known or were."""
+def _validation(batch: Any) -> Any:
+    """The rows of a batch of validation.parquet whose targets are known or were."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return table.filter(pc.equal(table.column("data_type").cast(pa.string()), "validation"))
+    return batch.filter(pc.equal(batch.column("data_type").cast(pa.string()), "validation"))
 
 
-def _prepared(table: Any, types: dict[str, Any], path: Path) -> Any:
-    """A ``pyarrow.Table`` with these columns: an absent one is nulls; codes that missing ones made floats are codes."""
+def _prepared(batch: Any, types: dict[str, Any], path: Path) -> Any:
+    """The batch with these columns: an absent one is nulls, and codes that missing ones made floats are codes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    columns = {}
+    there, columns = dict(zip(batch.schema.names, batch.columns, strict=True)), {}
     for name, kind in types.items():
-        values = table.column(name) if name in table.column_names else pa.nulls(len(table), kind)
+        values = there.get(name)
+        if values is None:
+            values = pa.nulls(batch.num_rows, kind)
         if pa.types.is_integer(kind) and pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), None, values)
         try:
-            columns[name] = values.cast(kind)
+            columns[name] = values if values.type == kind else values.cast(kind)
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"{path}: column {name!r} is {values.type} and not all codes 0 to {BINS - 1} ({error}); "
                 "read it with Panel.from_parquet, which takes any numbers"
             ) from error
-    return pa.table(columns)
+    return pa.RecordBatch.from_pydict(columns)

@@ -1,0 +1,90 @@
+"""Panels that are read era by era, and are never whole in memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignray.data.columns import Request
+from alignray.data.csv_source import open_csv
+from alignray.data.eras import read_eras, require_streamable
+from alignray.data.layout import Schema, Shard
+from alignray.data.loading import Reader
+from alignray.data.sources import Source, open_arrow, open_parquet
+from alignray.errors import DataError
+
+_OPENERS: dict[str, Callable[[str | os.PathLike[str], Request], Source]] = {
+    ".parquet": open_parquet,
+    ".pq": open_parquet,
+    ".arrow": open_arrow,
+    ".feather": open_arrow,
+    ".ipc": open_arrow,
+    ".csv": open_csv,
+    ".csv.gz": open_csv,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EraStream:
+    """A panel that is read era by era.
+
+    Attributes:
+        schema: What the columns are called and how they are stored.
+        shards: Whole eras in time order, in shards of some 64 MB or of one era; read as they are asked for, and once.
+        missing: How many values each feature and each factor lacks, in the shards that were read so far.
+    """
+
+    schema: Schema
+    shards: Iterator[Shard]
+    missing: Counter[str]
+
+
+def open_stream(
+    path: str | os.PathLike[str],
+    *,
+    era: str = "era",
+    target: str = "target",
+    features: str | Sequence[str] = "feature_*",
+    factors: str | Sequence[str] | None = None,
+    id: str | None = "id",  # noqa: A002
+    bins: int | None = None,
+) -> EraStream:
+    """Open a file whose rows are sorted by era, to read it a few eras at a time.
+
+    The era column is read at once. What is wrong with the values of the others is found as they are read.
+
+    Args:
+        path: A parquet (``.parquet``, ``.pq``), Arrow (``.arrow``, ``.feather``, ``.ipc``) or CSV file (``.csv``,
+            ``.csv.gz``).
+        era: As for ``Panel.from_frame``, like the rest.
+        target: The column to predict.
+        features: The feature columns.
+        factors: The factor columns.
+        id: The column that names a row.
+        bins: The bins of features that are floats.
+
+    Raises:
+        DataError: The rows are not sorted by era, or as for ``Panel.from_parquet``.
+        InvalidArgumentError: ``bins`` is out of range.
+    """
+    source = open_file(path, Request(era, target, id, features, factors))
+    eras = read_eras(source)
+    require_streamable(source, eras)
+    reader = Reader(source, eras, bins)
+    return EraStream(reader.schema, reader.shards(), reader.missing)
+
+
+def open_file(path: str | os.PathLike[str], request: Request) -> Source:
+    """Open a file of the kind that its name tells.
+
+    Raises:
+        DataError: It tells none, or the file cannot be opened.
+    """
+    name = Path(path).name.lower()
+    for suffix, opener in _OPENERS.items():
+        if name.endswith(suffix):
+            return opener(path, request)
+    raise DataError(f"{path}: of no kind that is known; expected a name that ends in {', '.join(_OPENERS)}")
