@@ -24,7 +24,7 @@ class Server(ThreadingHTTPServer):
         self.files = {}
         self.cut_after = None
         """Bytes after which a file's connection breaks, or None."""
-        self.knows_ranges = True
+        self.knows_ranges = self.tags = True
         self.requests = []
         """The names of the files that were asked for, with the first byte that was sent and the bytes sent."""
 
@@ -60,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(content) - first))
-        self.send_header("ETag", tag)
+        if self.server.tags:
+            self.send_header("ETag", tag)
         self.end_headers()
         sent = content[first:][: self.server.cut_after]
         self.server.requests.append((name, first, len(sent)))
@@ -236,6 +237,16 @@ def test_a_part_that_has_all_the_bytes_only_takes_its_name(server, tmp_path):
     partial.write_bytes(server.files["data"])
     fetch(f"{server.url}/data", tmp_path / "data", unwatched)
     assert (tmp_path / "data").read_bytes() == server.files["data"]
+
+
+def test_a_file_without_a_tag_is_begun_again(server, tmp_path):
+    """Another file of the same size could not be told from it."""
+    server.files["data"], server.cut_after, server.tags = b"a" * 4000, 2000, False
+    with pytest.raises(WorkError):
+        fetch(f"{server.url}/data", tmp_path / "data", unwatched)
+    server.files["data"], server.cut_after = b"b" * 4000, None
+    fetch(f"{server.url}/data", tmp_path / "data", unwatched)
+    assert (tmp_path / "data").read_bytes() == b"b" * 4000
 
 
 def test_a_part_with_bytes_to_spare_is_begun_again(server, tmp_path):

@@ -40,8 +40,8 @@ def download_numerai(
     A file takes its name once all its bytes are there. What was cut short is kept, and goes on where it stopped if
     Numerai still has the same file; a file that is there with as many bytes as Numerai's is left as it is.
 
-    numerapi is only asked which files there are and where: its own download does not check the server's certificate
-    when it resumes.
+    numerapi is only asked which files there are and where: its own download (2.23's) does not check the server's
+    certificate when it resumes.
 
     Args:
         folder: Where to; made if it is missing.
@@ -92,7 +92,7 @@ def fetch(url: str, path: Path, on_bytes: Callable[[str, int, int], None]) -> No
                 return
             partial = _partial(path, f"{tag} {source.headers.get('Last-Modified')} {size}")
             there = partial.stat().st_size if partial.exists() else 0
-            done = there if there <= size else 0
+            done = there if tag and there <= size else 0  # without a tag, it may be the half of another file
             if 0 < done < size:
                 rest = stack.enter_context(_opened(url, {"Range": f"bytes={done}-", "If-Range": tag}))
                 if rest.headers.get("Content-Range") == f"bytes {done}-{size - 1}/{size}":
