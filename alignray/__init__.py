@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         SumNeutral,
         Turnover,
     )
-    from alignray.data import Panel, datasets, open_shards, walk_forward, write_shards
+    from alignray.data import Panel, blocked, datasets, open_shards, walk_forward, write_shards
     from alignray.diagnostics import DiagnosticsConfig
     from alignray.launch import SweepResult, resume_sweep, run_sweep
     from alignray.models import ModelConfig
@@ -45,6 +45,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "AnnealingConfig": "alignray.training",
+    "blocked": "alignray.data",
     "Box": "alignray.costs",
     "Choice": "alignray.search",
     "Cost": "alignray.costs",
@@ -130,6 +131,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "Turnover",
+    "blocked",
     "datasets",
     "diagnostics",
     "metrics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import click
@@ -121,3 +122,41 @@ def data_shard(
     }
     for label, value in facts.items():
         click.echo(f"{label:<9} {value}")
+
+
+@data.command("numerai")
+@click.argument("folder")
+@click.option("--version", help="The version of the data, v5.0 say.  [default: the newest]")
+@click.option("--all", "everything", is_flag=True, help="All files, not only features.json, train, validation, live.")
+def data_numerai(folder: str, version: str | None, everything: bool) -> None:
+    """Download Numerai's data into FOLDER; what was cut short goes on where it stopped."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    from alignray.data.datasets import download_numerai
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            tasks[name] = tasks[name] if name in tasks else bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        paths = download_numerai(folder, version=version, everything=everything, on_bytes=show)
+    for path in paths:
+        click.echo(f"{path}  {path.stat().st_size} bytes")
+
+
+@data.command("synthetic")
+@click.argument("folder")
+@click.option("--eras", default=120, show_default=True, help="Eras; the last third is for validation.")
+@click.option("--rows", default=500, show_default=True, help="Rows of an era, at most.")
+@click.option("--features", default=50, show_default=True, help="Features.")
+@click.option("--seed", default=0, show_default=True, help="Decides everything.")
+def data_synthetic(folder: str, eras: int, rows: int, features: int, seed: int) -> None:
+    """Write files that look like Numerai's into FOLDER, with a signal that is known."""
+    from alignray.data.datasets import write_numerai_layout
+
+    written = write_numerai_layout(folder, num_eras=eras, rows=rows, num_features=features, seed=seed)
+    for path in sorted(written.iterdir()):
+        click.echo(f"{path}  {path.stat().st_size} bytes")

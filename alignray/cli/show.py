@@ -177,7 +177,8 @@ def print_plan(config: SweepConfig) -> None:
         f"{config.trial.members} members, {config.trial.training.epochs} epochs at most, {share} each",
         "search": f"{config.search.sampler}, {config.search.initial_points} initial points the same for every arm, "
         f"scheduler {config.scheduler.name}",
-        "folds": f"{len(split.folds)}; the last trains on {len(fold.train)} eras, validates on {len(fold.validation)}",
+        "folds": f"{len(split.folds)} {config.trial.split.scheme}; the last trains on {len(fold.train)} eras, "
+        f"validates on {len(fold.validation)}",
         "holdout": f"{len(holdout)} eras from {panel.eras[holdout.start]}, {config.holdout.members} members an arm, "
         f"embargo {config.trial.split.embargo}",
         "score": f"{config.trial.scoring.metric}: {METRICS[config.trial.scoring.metric].meaning}",

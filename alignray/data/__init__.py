@@ -1,10 +1,10 @@
-"""Panels of eras, their shards on disk, walk-forward folds, and data sets."""
+"""Panels of eras, their shards on disk, folds, and data sets."""
 
 from __future__ import annotations
 
 from alignray.data import datasets
 from alignray.data.batch import Batch
-from alignray.data.folds import Fold, WalkForward, walk_forward
+from alignray.data.folds import Fold, Split, blocked, walk_forward
 from alignray.data.layout import Schema, Shard, code_moments
 from alignray.data.panel import Panel
 from alignray.data.shards import open_shards, regroup, write_shards
@@ -17,7 +17,8 @@ __all__ = [
     "Panel",
     "Schema",
     "Shard",
-    "WalkForward",
+    "Split",
+    "blocked",
     "code_moments",
     "datasets",
     "open_shards",

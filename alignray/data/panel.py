@@ -20,6 +20,7 @@ from alignray.data.digest import ContentDigest
 from alignray.data.layout import Schema, Shard, expected_kinds, offsets_of, require_kinds
 from alignray.data.loading import load
 from alignray.data.sources import Source, open_arrow, open_frame, open_parquet
+from alignray.data.stream import open_file
 from alignray.errors import DataError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -176,6 +177,35 @@ class Panel:
             InvalidArgumentError: ``bins`` is out of range.
         """
         return cls._of(open_csv(path, Request(era, target, id, features, factors)), bins)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        era: str = "era",
+        target: str = "target",
+        features: str | Sequence[str] = "feature_*",
+        factors: str | Sequence[str] | None = None,
+        id: str | None = "id",  # noqa: A002
+        bins: int | None = None,
+    ) -> Panel:
+        """Make a panel of a parquet, Arrow or CSV file, whichever its name tells.
+
+        Args:
+            path: The file.
+            era: As for ``from_frame``, like the rest.
+            target: The column to predict.
+            features: The feature columns.
+            factors: The factor columns.
+            id: The column that names a row.
+            bins: The bins of features that are floats.
+
+        Raises:
+            DataError: The name tells no kind, or as for ``from_parquet``.
+            InvalidArgumentError: ``bins`` is out of range.
+        """
+        return cls._of(open_file(path, Request(era, target, id, features, factors)), bins)
 
     @classmethod
     def _of(cls, source: Source, bins: int | None) -> Panel:

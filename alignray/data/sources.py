@@ -78,7 +78,7 @@ def open_parquet(path: str | os.PathLike[str], request: Request) -> Source:
     name = require_file(path, "a parquet file")
     with reading(name, "a parquet file"):
         arrow = pq.read_schema(path)
-    return _source(name, arrow, request, batches)
+    return source_of(name, arrow, request, batches)
 
 
 def open_arrow(path: str | os.PathLike[str], request: Request) -> Source:
@@ -99,10 +99,12 @@ def open_arrow(path: str | os.PathLike[str], request: Request) -> Source:
     name = require_file(path, "an Arrow file")
     with reading(name, "an Arrow file"), pa.memory_map(str(path)) as mapped:
         arrow = pa.ipc.open_file(mapped).schema
-    return _source(name, arrow, request, batches)
+    return source_of(name, arrow, request, batches)
 
 
-def _source(name: str, arrow: Any, request: Request, batches: Callable[[Sequence[str], int], Iterator[Any]]) -> Source:
+def source_of(
+    name: str, arrow: Any, request: Request, batches: Callable[[Sequence[str], int], Iterator[Any]]
+) -> Source:
     """The source of a file that knows its columns and their types."""
     import pyarrow as pa
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from alignray.configuration import require_above, require_at_least, require_one_of
-from alignray.data import Panel, WalkForward, datasets, walk_forward
-from alignray.errors import ConfigurationError
+from alignray.data import Panel, Split, datasets, open_shards
+from alignray.data.datasets.numerai import FEATURES, Part
+from alignray.data.shards.manifest import MANIFEST
+from alignray.errors import ConfigurationError, DataError
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
 from alignray.trial import TrialConfig
@@ -18,12 +20,17 @@ class DataConfig:
     """The panel.
 
     Attributes:
-        source: ``sp500``, or the path of a parquet file.
+        source: ``sp500``, or the path of a file (parquet, Arrow, CSV), of a folder of shards (or its URL), or of a folder
+            of Numerai's files.
         era: The era column of a file.
-        target: Its target column.
-        features: Its features: names or patterns.
+        target: Its target column; of Numerai's files, the target.
+        features: The features of a file: names or patterns.
         factors: Its factors: names or patterns; None for the features themselves.
         id: Its column of row names, where it has one.
+        bins: The bins of its features that are floats; None leaves them as they are.
+        feature_set: Of Numerai's files, the set of features.
+        factor_set: Of Numerai's files, the set of factors; None for the features themselves.
+        part: Of Numerai's files, which are read, in time order: ``train``, ``validation``.
     """
 
     source: str = "sp500"
@@ -32,25 +39,63 @@ class DataConfig:
     features: tuple[str, ...] = ("feature_*",)
     factors: tuple[str, ...] | None = None
     id: str = "id"
+    bins: int | None = None
+    feature_set: str = "small"
+    factor_set: str | None = None
+    part: tuple[Part, ...] = ("train",)
 
     def load(self) -> Panel:
         """Read the panel.
 
         Raises:
-            DataError: The file is missing, or lacks a column, or holds what cannot be used.
+            ConfigurationError: The source is none, or a field is set that does not concern a source of its kind.
+            DataError: The file or folder is missing, or lacks a column, or holds what cannot be used.
         """
         if self.source == "sp500":
+            self._require_only("sp500")
             return datasets.sp500()
-        if "/" not in self.source and "." not in self.source:
-            raise ConfigurationError(f"data.source: expected sp500 or the path of a parquet file, got {self.source!r}")
-        return Panel.from_parquet(
-            Path(self.source),
+        if "://" in self.source:
+            self._require_only("a URL of shards, which settle their columns")
+            return open_shards(self.source)
+        path = Path(self.source)
+        if not path.exists() and "/" not in self.source and "." not in self.source:
+            raise ConfigurationError(
+                f"data.source: expected sp500, or the path of a file, of a folder of shards or of a folder of Numerai's "
+                f"files, got {self.source!r}"
+            )
+        if not path.is_dir():
+            return self._load_file(path)
+        if (path / MANIFEST).exists():
+            self._require_only("a folder of shards, which settles its columns")
+            return open_shards(path)
+        if (path / FEATURES).exists():
+            self._require_only("a folder of Numerai's files", "target", "feature_set", "factor_set", "part")
+            return datasets.numerai(path, self.feature_set, self.target, part=self.part, factor_set=self.factor_set)
+        raise DataError(
+            f"{path}: a folder with neither {MANIFEST} nor {FEATURES}; expected the shards that `alignray data shard` "
+            "writes, or the files that `alignray data numerai` downloads"
+        )
+
+    def _load_file(self, path: Path) -> Panel:
+        self._require_only("a file", "era", "target", "features", "factors", "id", "bins")
+        return Panel.from_file(
+            path,
             era=self.era,
             target=self.target,
             features=list(self.features),
             factors=None if self.factors is None else list(self.factors),
             id=self.id,
+            bins=self.bins,
         )
+
+    def _require_only(self, kind: str, *names: str) -> None:
+        """Raise ConfigurationError if a field is set that a source of this kind would silently ignore."""
+        for field_ in fields(self):
+            if field_.name not in ("source", *names) and getattr(self, field_.name) != field_.default:
+                raise ConfigurationError(
+                    f"data.{field_.name}: expected {field_.default!r}, its default, as data.source is {kind}, "
+                    f"got {getattr(self, field_.name)!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,11 +217,10 @@ class SweepConfig:
             )
         self.space.require_fit(self.trial)
 
-    def split(self, num_eras: int) -> WalkForward:
+    def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.
 
         Raises:
-            InvalidArgumentError: The panel is too short.
+            InvalidArgumentError: The panel is too short, or the folds of ``blocked`` are too few.
         """
-        split = self.trial.split
-        return walk_forward(num_eras, folds=split.folds, embargo=split.embargo, holdout=self.holdout.eras)
+        return self.trial.split.cut(num_eras, holdout=self.holdout.eras)

@@ -102,7 +102,7 @@ def train_finals(
         studies: The studies, searched.
         panel: The eras that may be searched.
         holdout: The sealed eras.
-        fold: The last fold: its training eras are the most recent and the most.
+        fold: The last fold: no fold has more training eras, or more recent validation eras.
         tracker: Receives the final runs.
         progress: Watches.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from alignray.configuration import require_above, require_at_least, require_one_of
 from alignray.costs import Cost
+from alignray.data.folds import EMBARGO, Split, blocked, walk_forward
 from alignray.diagnostics import DiagnosticsConfig
+from alignray.errors import ConfigurationError
 from alignray.models import ModelConfig
 from alignray.objectives import OBJECTIVES
 from alignray.training import TrainingConfig
@@ -16,19 +19,42 @@ from alignray.trial.scoring import ScoringConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """How the eras before the holdout are cut into folds; see `alignray.walk_forward`.
+    """How the eras before the holdout are cut into folds; see `alignray.walk_forward` and `alignray.blocked`.
 
     Attributes:
-        folds: Walk-forward folds, trained side by side; a score is their mean.
+        folds: Folds, trained side by side; a score is their mean.
         embargo: Eras left out between training and validation, and before the holdout.
+        scheme: ``expanding`` trains on all the past of each validation window, ``rolling`` on the last ``window`` eras
+            of it, ``blocked`` on the eras on both sides, which takes two folds at least.
+        window: The training eras of each ``rolling`` fold; None for as many as the first ``expanding`` one would have.
     """
 
     folds: int = 1
-    embargo: int = 8
+    embargo: int = EMBARGO
+    scheme: Literal["expanding", "rolling", "blocked"] = "expanding"
+    window: int | None = None
 
     def __post_init__(self) -> None:
         require_at_least("split.folds", self.folds, 1)
         require_at_least("split.embargo", self.embargo, 0)
+        require_one_of("split.scheme", self.scheme, ("expanding", "rolling", "blocked"))
+        require_at_least("split.window", self.window, 1)
+        if self.window is not None and self.scheme != "rolling":
+            raise ConfigurationError(
+                f"split.window: expected None unless split.scheme is rolling, got {self.window} with {self.scheme}"
+            )
+
+    def cut(self, num_eras: int, *, holdout: int) -> Split:
+        """The folds of so many eras, and the holdout of so many at their end.
+
+        Raises:
+            InvalidArgumentError: The eras are too few, or so are the folds of ``blocked``.
+        """
+        scheme = blocked if self.scheme == "blocked" else partial(walk_forward, window=self.window)
+        split = scheme(num_eras, folds=self.folds, embargo=self.embargo, holdout=holdout)
+        if self.scheme == "rolling" and self.window is None:
+            return replace(self, window=len(split.folds[0].train)).cut(num_eras, holdout=holdout)
+        return split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

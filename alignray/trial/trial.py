@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignray.checkpoint import Checkpoint
 from alignray.configuration import to_plain
-from alignray.data import Fold, Panel, walk_forward
+from alignray.data import Fold, Panel
 from alignray.diagnostics import DiagnosticsConfig, diagnose
 from alignray.errors import DataError, TrainingError
 from alignray.objectives import objective
@@ -54,8 +54,7 @@ class Trial:
     ) -> None:
         self.config, self._panel, self._device = config, panel, torch.device(device)
         if folds is None:
-            split = config.split
-            folds = walk_forward(panel.num_eras, folds=split.folds, embargo=split.embargo, holdout=0).folds
+            folds = config.split.cut(panel.num_eras, holdout=0).folds
         self._folds = tuple(folds)
         self._layer = build_layer(config)
         self._trainers = [self._new_trainer(fold) for fold in self._folds]
@@ -152,7 +151,7 @@ class Trial:
         self.best = dict(cast("dict[str, float]", checkpoint.record["best"]))
 
     def _diagnose(self, diagnostics: DiagnosticsConfig) -> dict[str, float]:
-        """Of the last fold, which has the most training eras."""
+        """Of the last fold, of which none has more training eras."""
         started = time.monotonic()
         config, trainer = self.config, self._trainers[-1]
         found = diagnose(

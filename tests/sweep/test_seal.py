@@ -4,20 +4,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignray.data import Panel, regroup, walk_forward
+from alignray.data import Panel, regroup
 from alignray.sweep import seal
+from alignray.trial import SplitConfig
 
 
 @pytest.mark.parametrize("embargo", [0, 2, 5])
 @pytest.mark.parametrize("eras", [1, 6])
-def test_no_holdout_or_embargo_era_is_among_what_trials_get(panel, embargo, eras):
-    split = walk_forward(panel.num_eras, folds=1, embargo=embargo, holdout=eras)
+@pytest.mark.parametrize(("scheme", "folds"), [("expanding", 1), ("rolling", 1), ("blocked", 2)])
+def test_no_holdout_or_embargo_era_is_among_what_trials_get(panel, embargo, eras, scheme, folds):
+    split = SplitConfig(folds=folds, embargo=embargo, scheme=scheme).cut(panel.num_eras, holdout=eras)
     searched, sealed = seal(panel, split.holdout, embargo)
     assert sealed.eras == panel.eras[-eras:]
     assert searched.eras == panel.eras[: panel.num_eras - eras - embargo]
     assert not set(searched.eras) & set(sealed.eras)
     for fold in split.folds:  # the indices of the folds mean the same eras in what trials get
-        assert max(fold.validation) < searched.num_eras
+        assert max(*fold.train, *fold.validation) < searched.num_eras
         assert [searched.eras[era] for era in fold.validation] == [panel.eras[era] for era in fold.validation]
 
 

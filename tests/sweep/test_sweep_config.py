@@ -70,6 +70,7 @@ def test_all_arms_are_compared_unless_some_are_named(sweep, make_sweep):
         ("arms", '["mse", "aligned"]', ("mse", "aligned")),
         ("data.source", "panel.parquet", "panel.parquet"),
         ("resources.max_concurrent", "null", None),
+        ("trial.split.scheme", "rolling", "rolling"),
         ("space.cost.soft_l1.strength.low", "0.02", 0.02),
     ],
 )
@@ -118,12 +119,50 @@ def test_a_setting_that_does_not_fit_is_refused_with_its_path(sweep, path, text)
 
 @pytest.mark.parametrize(
     ("source", "error"),
-    [("sp501", ConfigurationError), ("missing.parquet", DataError), ("none/at/all", DataError)],
+    [("sp501", ConfigurationError), ("missing.parquet", DataError), ("none/at/all", DataError), ("empty", DataError)],
 )
 def test_a_source_that_is_not_there_is_named(source, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=source):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=source) as caught:
         ar.DataConfig(source=source).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The names of a folder of shards and one of Numerai's files, in the folder where the sweep runs."""
+    monkeypatch.chdir(tmp_path)
+    panel = ar.datasets.synthetic(num_eras=6, rows=10, num_features=4, seed=0)
+    ar.write_shards(panel, "sharded", eras_per_shard=4)
+    ar.datasets.write_numerai_layout("numerai", num_eras=6, rows=10, num_features=4, seed=0)
+    return panel
+
+
+def test_a_folder_is_read_as_what_it_holds(folders):
+    assert ar.DataConfig(source="sharded").load().digest == folders.digest
+    both = ar.DataConfig(source="./numerai", feature_set="all", part=("train", "validation"))
+    assert both.load().digest == folders.digest
+    other = ar.DataConfig(source="numerai", target="target_cyrusd_60", factor_set="all").load()
+    assert (other.num_eras, other.schema.target, other.num_factors) == (4, "target_cyrusd_60", 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"source": "sp500", "target": "y"}, r"data\.target: expected 'target', its default, .* is sp500, got 'y'"),
+        (
+            {"source": "sharded", "target": "y"},
+            r"data\.target: .* a folder of shards, which settles its columns,",
+        ),
+        ({"source": "numerai", "features": ("x",)}, r"data\.features: .* a folder of Numerai's files, got \('x',\)"),
+        ({"source": "a.parquet", "feature_set": "all"}, r"data\.feature_set: .* is a file, got 'all'"),
+        ({"source": "numerai", "part": ("test",)}, "part: expected some of train, validation, live, got 'test'"),
+    ],
+)
+def test_a_field_that_a_source_would_ignore_is_refused(folders, fields, complaint):
+    with pytest.raises(InvalidArgumentError, match=complaint):
+        ar.DataConfig(**fields).load()
 
 
 def test_a_file_is_read_by_the_columns_that_are_named(tmp_path, panel):

@@ -105,12 +105,15 @@ def test_metrics_are_the_mean_over_the_folds(panel):
         assert both[name] == pytest.approx((alone[0][name] + alone[1][name]) / 2, rel=1e-9)
 
 
-def test_validation_eras_are_not_trained_on(panel):
-    """Other validation targets change the scores, not the weights."""
+@pytest.mark.parametrize("scheme", ["expanding", "rolling", "blocked"])
+def test_validation_eras_are_not_trained_on(scheme, panel):
+    """Other targets in a fold's validation and its embargo change the scores, not the weights."""
     shard = panel.shards[0]
-    fold = Fold(range(12), range(14, 24))
+    fold = SplitConfig(folds=3, embargo=2, scheme=scheme).cut(panel.num_eras, holdout=0).folds[1]
+    first, last = fold.validation.start - 2, fold.validation.stop + 2
+    rows = slice(shard.offsets[first], shard.offsets[last])
     target = shard.target.copy()
-    target[shard.offsets[12] :] = target[shard.offsets[12] :][::-1]
+    target[rows] = target[rows][::-1]
     other = type(panel)(panel.schema, (replace(shard, target=target),))
     ours, theirs = Trial(config(), panel, folds=[fold]), Trial(config(), other, folds=[fold])
     assert ours.step()["val/corr"] != theirs.step()["val/corr"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from alignray.costs import Cost, Quadratic, SoftL1
-from alignray.errors import ConfigurationError, CostError
+from alignray.data import blocked, walk_forward
+from alignray.errors import ConfigurationError, CostError, InvalidArgumentError
 from alignray.trial import ScoringConfig, SolverConfig, SplitConfig, TrialConfig
 
 COST = Quadratic(1.0) + SoftL1(0.1)
 SCORING = ScoringConfig(cost=COST)
+SCHEMES = ("expanding", "rolling", "blocked")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ SCORING = ScoringConfig(cost=COST)
         (SolverConfig, "max_iter", 0, "solver.max_iter: expected at least 1, got 0"),
         (SplitConfig, "folds", 0, "split.folds: expected at least 1, got 0"),
         (SplitConfig, "embargo", -1, "split.embargo: expected at least 0, got -1"),
+        (SplitConfig, "scheme", "random", "split.scheme: expected one of expanding, rolling, blocked, got 'random'"),
+        (SplitConfig, "window", 5, "split.window: expected None unless split.scheme is rolling, got 5 with expanding"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -53,6 +57,36 @@ def test_a_single_term_is_a_cost():
 def test_what_is_no_cost_is_refused():
     with pytest.raises(CostError, match="cost: expected a cost or a term, got 'quadratic'"):
         TrialConfig(cost="quadratic", scoring=SCORING)
+
+
+@pytest.mark.parametrize("holdout", [0, 6])
+def test_a_split_is_cut_by_its_scheme(holdout):
+    numbers = {"folds": 3, "embargo": 2}
+    cuts = {scheme: SplitConfig(**numbers, scheme=scheme).cut(40, holdout=holdout) for scheme in SCHEMES}
+    assert cuts["expanding"] == walk_forward(40, **numbers, holdout=holdout)
+    assert cuts["blocked"] == blocked(40, **numbers, holdout=holdout)
+    windowed = SplitConfig(**numbers, scheme="rolling", window=5).cut(40, holdout=holdout)
+    assert windowed == walk_forward(40, **numbers, holdout=holdout, window=5)
+
+
+@pytest.mark.parametrize("num_eras", [20, 21, 23, 40])
+def test_a_rolling_window_that_is_not_said_is_the_first_of_the_expanding_ones(num_eras):
+    expanding, rolling = (
+        SplitConfig(folds=3, embargo=2, scheme=scheme).cut(num_eras, holdout=0).folds for scheme in SCHEMES[:2]
+    )
+    assert rolling[0] == expanding[0]
+    assert [fold.validation for fold in rolling] == [fold.validation for fold in expanding]
+    assert {len(fold.train) for fold in rolling} == {len(rolling[0].train)}
+
+
+def test_one_block_has_nothing_to_train_on():
+    with pytest.raises(InvalidArgumentError, match="folds must be at least 2, got 1"):
+        SplitConfig(scheme="blocked").cut(40, holdout=0)
+
+
+def test_a_short_window_needs_no_expanding_one():
+    split = SplitConfig(embargo=8, scheme="rolling", window=2)
+    assert split.cut(16, holdout=0).folds == ((range(2), range(10, 16)),)
 
 
 def test_no_two_seeds_share_a_member():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,14 @@ _TARGET_DEVIATION = 0.8**0.5
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Level = TypeVar("Level", bound=np.generic)
+
+
+class Era(NamedTuple):
+    """One era: its features, int8 codes ``[n, d]``, its target ``[n]``, and the score ``[n]`` that the target ranks."""
+
+    features: npt.NDArray[np.int8]
+    target: npt.NDArray[np.float32]
+    score: Floats
 
 
 def synthetic(
@@ -70,26 +79,18 @@ def synthetic(
     Raises:
         InvalidArgumentError: A number is too small, or the shares do not add up to 1.
     """
-    for name, value, least in (("num_eras", num_eras, 1), ("rows", rows, 2), ("num_features", num_features, 1)):
-        if value < least:
-            raise InvalidArgumentError(f"{name} must be at least {least}, got {value}")
-    shares = (stable, unstable, noise)
-    if not (min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-9)):
-        raise InvalidArgumentError(
-            f"stable, unstable, noise: expected shares of at least 0 that add up to 1, got {shares}"
-        )
-    weights = (stable**0.5, unstable**0.5, noise**0.5)
-    generators = [np.random.default_rng([seed, era]) for era in range(num_eras)]
-    lengths = [int(rng.integers(-(-9 * rows // 10), rows, endpoint=True)) for rng in generators]
-    eras = [_era(rng, length, num_features, weights) for rng, length in zip(generators, lengths, strict=True)]
-    names = tuple(f"feature_{number:04d}" for number in range(num_features))
+    eras = [
+        (era.features, era.target) for era in draw_eras(num_eras, rows, num_features, seed, stable, unstable, noise)
+    ]
+    offsets = offsets_of([len(target) for _, target in eras])
+    names = feature_names(num_features)
     shard = Shard(
-        eras=tuple(f"{era:04d}" for era in range(1, num_eras + 1)),
-        offsets=offsets_of(lengths),
+        eras=tuple(era_label(era) for era in range(num_eras)),
+        offsets=offsets,
         features=np.concatenate([features for features, _ in eras]),
         factors=None,
         target=np.concatenate([target for _, target in eras]),
-        ids=_ids(sum(lengths)),
+        ids=row_ids(0, int(offsets[-1])),
     )
     return Panel(Schema(era="era", target="target", id="id", features=names, factors=names, bins=BINS), (shard,))
 
@@ -125,10 +126,52 @@ def synthetic_oracle(batch: Batch, *, stable: float = STABLE) -> Tensor:
     return prediction.to(batch.target.device)
 
 
-def _era(
-    rng: np.random.Generator, n: int, d: int, weights: tuple[float, float, float]
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Draw the features ``[n, d]`` and the target ``[n]`` of one era, its score made of signal, returns and noise."""
+def draw_eras(
+    num_eras: int, rows: int, num_features: int, seed: int, stable: float, unstable: float, noise: float
+) -> Iterator[Era]:
+    """Draw the eras of `synthetic`, one after another; its arguments, which are checked at once."""
+    for name, value, least in (("num_eras", num_eras, 1), ("rows", rows, 2), ("num_features", num_features, 1)):
+        if value < least:
+            raise InvalidArgumentError(f"{name} must be at least {least}, got {value}")
+    shares = (stable, unstable, noise)
+    if not (min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-9)):
+        raise InvalidArgumentError(
+            f"stable, unstable, noise: expected shares of at least 0 that add up to 1, got {shares}"
+        )
+    weights = (stable**0.5, unstable**0.5, noise**0.5)
+    return (_era(np.random.default_rng([seed, era]), rows, num_features, weights) for era in range(num_eras))
+
+
+def feature_names(num_features: int) -> tuple[str, ...]:
+    """The names of the features."""
+    return tuple(f"feature_{number:04d}" for number in range(num_features))
+
+
+def era_label(era: int) -> str:
+    """The label of the era of this index."""
+    return f"{era + 1:04d}"
+
+
+def row_ids(start: int, stop: int) -> npt.NDArray[np.str_]:
+    """Names like Numerai's of the rows ``start`` to ``stop − 1``: n and fifteen hexadecimal digits, all different."""
+    # An odd multiplier permutes the numbers below 2⁶⁰, so no two rows can share a name.
+    return np.array([f"n{row * 0x9E3779B97F4A7C1 % 2**60:015x}" for row in range(start, stop)])
+
+
+def target_of(score: Floats) -> npt.NDArray[np.float32]:
+    """The ranks of a score ``[n]``, cut into {0, 0.25, 0.5, 0.75, 1} as Numerai's targets are."""
+    levels = _TARGETS[np.searchsorted(_TARGET_EDGES, (np.arange(len(score)) + 0.5) / len(score))]
+    return _by_rank(score[:, None], levels)[:, 0]
+
+
+def num_pairs(num_features: int) -> int:
+    """The pairs of features that make the stable signal: the first features with as many of the last."""
+    return max(1, min(PAIRS, num_features // 2))
+
+
+def _era(rng: np.random.Generator, rows: int, d: int, weights: tuple[float, float, float]) -> Era:
+    """Draw one era, its score made of signal, returns and noise."""
+    n = int(rng.integers(-(-9 * rows // 10), rows, endpoint=True))
     block = np.arange(d) // BLOCK
     common = rng.standard_normal((n, block[-1] + 1))
     own = rng.standard_normal((n, d))
@@ -139,13 +182,12 @@ def _era(
     returns = rng.choice([-1.0, 1.0], block[-1] + 1)[block]
     stable, unstable, noise = weights
     score = stable * _scaled(_signal(X)) + unstable * _scaled(X @ returns) + noise * rng.standard_normal(n)
-    levels = _TARGETS[np.searchsorted(_TARGET_EDGES, (np.arange(n) + 0.5) / n)]
-    return codes, _by_rank(score[:, None], levels)[:, 0]
+    return Era(codes, target_of(score), score)
 
 
 def _signal(X: Floats) -> Floats:
     """The stable signal ``[n]``: tanh(1.5 a) + a b over the pairs of one of the first columns and one of the last."""
-    pairs = max(1, min(PAIRS, X.shape[1] // 2))
+    pairs = num_pairs(X.shape[1])
     a, b = X[:, :pairs], X[:, -pairs:]
     return np.asarray((np.tanh(1.5 * a) + a * b).sum(axis=1))
 
@@ -161,9 +203,3 @@ def _scaled(values: Floats) -> Floats:
     """Centred, and of variance 1 unless constant."""
     centred = values - values.mean()
     return np.asarray(centred / (centred.std() or 1.0))
-
-
-def _ids(count: int) -> npt.NDArray[np.str_]:
-    """Names like Numerai's: n and fifteen hexadecimal digits, all different."""
-    # An odd multiplier permutes the numbers below 2⁶⁰, so no two rows can share a name.
-    return np.array([f"n{row * 0x9E3779B97F4A7C1 % 2**60:015x}" for row in range(count)])
