@@ -33,9 +33,11 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(demo: Demo) -> Demo:
-    """The folder of the sweep that the pages speak of, with the sweep that they show as a file."""
+    """The folder of the sweep that the pages speak of, with the sweep and the panel that they show as files."""
     (sweep,) = (block for block in blocks(ROOT / "docs" / "sweeps.md", "python") if block.startswith("# my_sweep.py"))
     (demo.home / "my_sweep.py").write_text(sweep)
+    (panel,) = (block for block in blocks(ROOT / "docs" / "data.md", "python") if "to_parquet" in block)
+    subprocess.run([sys.executable, "-c", panel], cwd=demo.home, env=environment(), check=True)
     return demo
 
 
