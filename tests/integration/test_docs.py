@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from small_sweep import ROOT, Demo, environment
 
@@ -35,13 +33,11 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(demo: Demo) -> Demo:
-    """The folder of the sweep that the pages speak of, with the sweep that they show as a file, and a panel."""
+    """The folder of the sweep that the pages speak of, with the sweep and the panel that they show as files."""
     (sweep,) = (block for block in blocks(ROOT / "docs" / "sweeps.md", "python") if block.startswith("# my_sweep.py"))
     (demo.home / "my_sweep.py").write_text(sweep)
-    rng = np.random.default_rng(0)
-    columns = {"era": np.repeat([f"{era:04d}" for era in range(40)], 20), "target": rng.random(800)}
-    features = {f"feature_{column}": rng.integers(0, 5, 800, dtype=np.int8) for column in range(5)}
-    pd.DataFrame({**columns, **features}).to_parquet(demo.home / "panel.parquet")
+    (panel,) = (block for block in blocks(ROOT / "docs" / "data.md", "python") if "to_parquet" in block)
+    subprocess.run([sys.executable, "-c", panel], cwd=demo.home, env=environment(), check=True)
     return demo
 
 
