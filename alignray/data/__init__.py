@@ -6,12 +6,15 @@ from alignray.data import datasets
 from alignray.data.batch import Batch
 from alignray.data.folds import Fold, WalkForward, walk_forward
 from alignray.data.layout import Schema, Shard, code_moments
-from alignray.data.panel import Panel
+from alignray.data.loader import Loader
+from alignray.data.panel import Origin, Panel
 from alignray.data.shards import open_shards, regroup, write_shards
 
 __all__ = [
     "Batch",
     "Fold",
+    "Loader",
+    "Origin",
     "Panel",
     "Schema",
     "Shard",

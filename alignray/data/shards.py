@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alignray.data.layout import Matrix, Schema, Shard, offsets_of
-from alignray.data.panel import Panel
+from alignray.data.panel import Origin, Panel
 from alignray.errors import DataError, InvalidArgumentError
 
 MANIFEST = "manifest.json"
@@ -117,7 +117,7 @@ def open_shards(folder: str | os.PathLike[str], *, verify: bool = True) -> Panel
     panel = Panel(schema, shards)
     if verify and panel.digest != digest:
         raise DataError(f"{folder / MANIFEST}: altered since it was written; write the shards again")
-    return panel
+    return panel.opened_from(Origin(str(folder.resolve()), 0, panel.num_eras))
 
 
 def _write_shard(shard: Shard, path: Path) -> dict[str, Any]:
