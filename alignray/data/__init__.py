@@ -6,7 +6,8 @@ from alignray.data import datasets
 from alignray.data.batch import Batch
 from alignray.data.folds import Fold, Split, blocked, walk_forward
 from alignray.data.layout import Schema, Shard, code_moments
-from alignray.data.panel import Panel
+from alignray.data.loader import Loader
+from alignray.data.panel import Origin, Panel
 from alignray.data.shards import open_shards, regroup, write_shards
 from alignray.data.stream import EraStream, open_stream
 
@@ -14,6 +15,8 @@ __all__ = [
     "Batch",
     "EraStream",
     "Fold",
+    "Loader",
+    "Origin",
     "Panel",
     "Schema",
     "Shard",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,47 +40,114 @@ class Batch:
     eras: Tensor
 
 
-def assemble(
-    eras: npt.NDArray[np.int64],
-    spans: Sequence[Span],
-    *,
-    bins: int | None,
-    factor_columns: list[int] | None,
-    device: torch.device | str | None,
-) -> Batch:
-    """Copy the rows of some eras into one batch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How what is stored becomes a batch.
+
+    Attributes:
+        bins: The number of codes of int8 columns.
+        factor_columns: Where the factors stand among the features, or None where the shards hold them apart.
+    """
+
+    bins: int | None
+    factor_columns: list[int] | None
+
+    def batch(self, features: Tensor, factors: Tensor | None, target: Tensor, present: Tensor, eras: Tensor) -> Batch:
+        """A batch of numbers that are decoded already, and of targets as they are stored."""
+        if factors is None:
+            assert self.factor_columns is not None
+            alike = self.factor_columns == list(range(features.shape[-1]))
+            factors = features if alike else features[..., self.factor_columns]
+        target, mask, known = _standardised(target, present)
+        return Batch(
+            features=features, factors=factors, target=target, mask=mask, known=known, present=present, eras=eras
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """B eras of at most n rows each, side by side as they are stored: what travels to a device.
+
+    Attributes:
+        features: int8 codes or float32 ``[B, n, d]``; what stands in rows that pad an era means nothing.
+        factors: int8 codes or float32 ``[B, n, k]``, or None: they are then taken from the features.
+        target: float32 ``[B, n]``, NaN where it is unknown.
+        present: bool ``[B, n]``.
+        eras: int64 ``[B]``.
+    """
+
+    features: Tensor
+    factors: Tensor | None
+    target: Tensor
+    present: Tensor
+    eras: Tensor
+
+    @classmethod
+    def of(cls, eras: npt.NDArray[np.int64], spans: Sequence[Span]) -> Stored:
+        """Copy the rows of some eras side by side, on the host."""
+        return cls(
+            features=_side_by_side([shard.features[a:b] for shard, a, b in spans]),
+            factors=_apart(spans, _side_by_side),
+            target=_side_by_side([shard.target[a:b] for shard, a, b in spans]),
+            present=_present(spans),
+            eras=torch.tensor(eras),
+        )
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Stored:
+        """The same with every tensor changed: pinned, say, or on another device."""
+        return Stored(
+            features=change(self.features),
+            factors=None if self.factors is None else change(self.factors),
+            target=change(self.target),
+            present=change(self.present),
+            eras=change(self.eras),
+        )
+
+    def decoded(self, layout: Layout) -> Batch:
+        """The batch, made where the tensors are; theirs may become those of the batch."""
+
+        def numbers(values: Tensor) -> Tensor:
+            if values.dtype == torch.int8 and layout.bins is not None:
+                mean, std = code_moments(layout.bins)
+                values = values.float().sub_(mean).div_(std)
+            return values.masked_fill_(~self.present[..., None], 0.0)
+
+        factors = None if self.factors is None else numbers(self.factors)
+        return layout.batch(numbers(self.features), factors, self.target, self.present, self.eras)
+
+
+def assemble(eras: npt.NDArray[np.int64], spans: Sequence[Span], layout: Layout) -> Batch:
+    """Copy the rows of some eras into one batch, on the host.
+
+    It holds the same numbers as ``Stored.of(eras, spans).decoded(layout)``, for about one pass over its memory.
 
     Args:
         eras: The indices of the eras, ``[B]``.
         spans: Where each of them lies, in the same order.
-        bins: The number of codes of int8 columns.
-        factor_columns: Where the factors stand among the features, or None where the shards hold them apart.
-        device: Where the tensors shall be; codes travel there as int8.
+        layout: What the shards hold.
     """
-    lengths = torch.tensor([stop - start for _, start, stop in spans])
-    present = torch.arange(int(lengths.max())) < lengths[:, None]
-    target, mask, known = _standardised(_side_by_side([shard.target[a:b] for shard, a, b in spans]), present)
-    present = present.to(device)
 
-    def columns(parts: Sequence[Matrix]) -> Tensor:
-        return _decoded(_side_by_side(parts).to(device), present, bins)
+    def numbers(parts: Sequence[Matrix]) -> Tensor:
+        return _numbers(parts, layout.bins)
 
-    features = columns([shard.features[a:b] for shard, a, b in spans])
-    if factor_columns is None:
-        factors = columns([shard.factors[a:b] for shard, a, b in spans if shard.factors is not None])
-    elif factor_columns == list(range(features.shape[-1])):
-        factors = features
-    else:
-        factors = features[..., factor_columns]
-    return Batch(
-        features=features,
-        factors=factors,
-        target=target.to(device),
-        mask=mask.to(device),
-        known=known.to(device),
-        present=present,
-        eras=torch.tensor(eras, device=device),
+    return layout.batch(
+        features=numbers([shard.features[a:b] for shard, a, b in spans]),
+        factors=_apart(spans, numbers),
+        target=_side_by_side([shard.target[a:b] for shard, a, b in spans]),
+        present=_present(spans),
+        eras=torch.tensor(eras),
     )
+
+
+def _present(spans: Sequence[Span]) -> Tensor:
+    lengths = torch.tensor([stop - start for _, start, stop in spans])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+def _apart(spans: Sequence[Span], join: Callable[[Sequence[Matrix]], Tensor]) -> Tensor | None:
+    """The factors, joined, where the shards hold them apart."""
+    parts = [shard.factors[a:b] for shard, a, b in spans if shard.factors is not None]
+    return join(parts) if parts else None
 
 
 def _side_by_side(parts: Sequence[npt.NDArray[np.generic]]) -> Tensor:
@@ -93,12 +160,19 @@ def _side_by_side(parts: Sequence[npt.NDArray[np.generic]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def _decoded(values: Tensor, present: Tensor, bins: int | None) -> Tensor:
-    """Codes ``[B, n, d]`` as numbers of mean 0 and variance 1, padded rows as 0; plain numbers as they are."""
-    if values.dtype != torch.int8 or bins is None:
-        return values
-    mean, std = code_moments(bins)
-    return values.float().sub_(mean).div_(std).masked_fill_(~present[..., None], 0.0)
+def _numbers(parts: Sequence[Matrix], bins: int | None) -> Tensor:
+    """Codes ``[n_b, d]`` side by side as numbers of mean 0 and variance 1 ``[B, n, d]``; plain numbers as they are."""
+    if parts[0].dtype != np.int8 or bins is None:
+        return _side_by_side(parts)
+    mean, std = (np.float32(moment) for moment in code_moments(bins))
+    numbers = np.empty((len(parts), max(len(part) for part in parts), parts[0].shape[1]), np.float32)
+    for era, part in enumerate(parts):
+        # Era by era: what is subtracted from is still in the cache when it is divided.
+        rows = numbers[era, : len(part)]
+        np.subtract(part, mean, out=rows)
+        np.divide(rows, std, out=rows)
+        numbers[era, len(part) :] = 0.0
+    return torch.from_numpy(numbers)
 
 
 def _standardised(target: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -115,6 +115,12 @@ class Shard:
         """N, the rows of all its eras together."""
         return len(self.target)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its arrays."""
+        arrays = (self.offsets, *(getattr(self, name) for name in _ARRAYS))
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def cut(self, first: int, last: int) -> Shard:
         """The eras ``first`` to ``last − 1`` of this shard, as views of its arrays."""
         start, stop = int(self.offsets[first]), int(self.offsets[last])

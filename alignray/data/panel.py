@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from alignray.data.batch import Batch, Span, assemble
+from alignray.data.batch import Batch, Layout, Span, Stored, assemble
 from alignray.data.columns import Request
 from alignray.data.csv_source import open_csv
 from alignray.data.digest import ContentDigest
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class Origin(NamedTuple):
+    """The eras ``first`` to ``last − 1`` of a folder of shards: what `open_shards` takes, from any working folder."""
+
+    folder: str
+    first: int
+    last: int
+
+    def cut(self, first: int, last: int) -> Origin:
+        """Some of these eras, counted from the first."""
+        return Origin(self.folder, self.first + first, self.first + last)
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """All the eras of a data set, in time order, as one or more shards that it shares and never copies.
@@ -36,6 +49,7 @@ class Panel:
     Attributes:
         schema: What the columns are called and how they are stored.
         shards: The eras, in groups that follow one another in time.
+        origin: Where it was opened, or None if it was not: then it is in this process's memory alone.
 
     Raises:
         DataError: There is no shard, a shard does not fit the schema, or two eras have the same label.
@@ -43,6 +57,8 @@ class Panel:
 
     schema: Schema
     shards: tuple[Shard, ...]
+    # No argument: a panel that is made of other shards than those of a folder was not opened there.
+    origin: Origin | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -236,6 +252,11 @@ class Panel:
         """The number of factors, k."""
         return len(self.schema.factors)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its arrays."""
+        return sum(shard.nbytes for shard in self.shards)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of the schema and the content; it does not depend on how the eras are grouped."""
@@ -254,6 +275,26 @@ class Panel:
         Raises:
             InvalidArgumentError: No era is asked for, or one that the panel does not have.
         """
+        if device is None or torch.device(device).type == "cpu":
+            indices = self.indices(eras)
+            return assemble(indices, [self.spans[era] for era in indices.tolist()], self.layout)
+        return self.stored(eras).each(lambda tensor: tensor.to(device)).decoded(self.layout)
+
+    def stored(self, eras: Sequence[int] | npt.NDArray[np.integer]) -> Stored:
+        """Some eras side by side on the host, as they are stored.
+
+        Raises:
+            InvalidArgumentError: As for ``batch``.
+        """
+        indices = self.indices(eras)
+        return Stored.of(indices, [self.spans[era] for era in indices.tolist()])
+
+    def indices(self, eras: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Era indices as an array ``[B]``, once the panel is found to have them.
+
+        Raises:
+            InvalidArgumentError: As for ``batch``.
+        """
         indices = np.asarray(eras)
         if indices.ndim != 1 or not indices.size or not np.issubdtype(indices.dtype, np.integer):
             raise InvalidArgumentError(
@@ -262,13 +303,7 @@ class Panel:
         outside = indices[(indices < 0) | (indices >= self.num_eras)]
         if outside.size:
             raise InvalidArgumentError(f"eras holds {outside[0]}, expected indices from 0 to {self.num_eras - 1}")
-        return assemble(
-            indices.astype(np.int64),
-            [self._spans[era] for era in indices.tolist()],
-            bins=self.schema.bins,
-            factor_columns=self._factor_columns,
-            device=device,
-        )
+        return indices.astype(np.int64)
 
     def cut(self, first: int, last: int) -> Panel:
         """The eras ``first`` to ``last − 1`` as a panel of its own, without a copy.
@@ -284,12 +319,22 @@ class Panel:
             for shard, (start, stop) in zip(self.shards, pairwise(starts), strict=True)
             if start < last and first < stop
         ]
-        return Panel(self.schema, tuple(shards))
+        part = Panel(self.schema, tuple(shards))
+        return part if self.origin is None else part.opened_from(self.origin.cut(first, last))
+
+    def opened_from(self, origin: Origin) -> Panel:
+        """The same panel, which lies in a folder of shards and may be opened there again."""
+        panel = copy(self)
+        object.__setattr__(panel, "origin", origin)
+        return panel
 
     @cached_property
-    def _spans(self) -> list[Span]:
+    def spans(self) -> list[Span]:
+        """Where each era lies."""
         return [(shard, a, b) for shard in self.shards for a, b in pairwise(shard.offsets.tolist())]
 
     @cached_property
-    def _factor_columns(self) -> list[int] | None:
-        return self.schema.factor_columns() if self.shards[0].factors is None else None
+    def layout(self) -> Layout:
+        """How what the shards hold becomes a batch."""
+        apart = self.shards[0].factors is not None
+        return Layout(bins=self.schema.bins, factor_columns=None if apart else self.schema.factor_columns())

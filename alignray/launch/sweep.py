@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from alignray.report import comparison_table, trials_table, write_comparison, wr
 from alignray.serving import log_models
 from alignray.sweep import (
     Manifest,
+    Placed,
     Progress,
     Silent,
     SweepConfig,
@@ -108,7 +109,9 @@ def run_sweep(
         manifest = Manifest.of(name, sweep, panel, uri)
         _create(folder, manifest)
         with _sole_driver(folder):
-            return _execute(folder, manifest, panel, progress)
+            placed = _place(folder, manifest, panel, progress)
+            del panel  # the workers' copy is the only one of this node
+            return _execute(folder, manifest, placed, progress)
 
 
 def resume_sweep(
@@ -148,7 +151,9 @@ def resume_sweep(
                 f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
             )
         with ray_cluster(address):
-            return _execute(folder, manifest, panel, progress)
+            placed = _place(folder, manifest, panel, progress)
+            del panel
+            return _execute(folder, manifest, placed, progress)
 
 
 def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
@@ -167,17 +172,21 @@ def write_page(result: SweepResult, path: Path) -> Path:
     return write_report(manifest, load_finals(result.folder, manifest), result.trials, result.comparison, path)
 
 
-def _execute(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> SweepResult:
+def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> dict[str, Placed]:
     split = manifest.config.split(panel.num_eras)
     searched, sealed = seal(panel, split.holdout, manifest.config.trial.split.embargo)
+    return place({"searched": searched, "holdout": sealed}, folder / "shards", progress)
+
+
+def _execute(folder: Path, manifest: Manifest, placed: Mapping[str, Placed], progress: Progress) -> SweepResult:
+    folds = manifest.config.split(manifest.data["eras"]).folds
     tracker = start_tracker(folder / "spool", manifest.tracking_uri, EXPERIMENT, manifest.id)
     with _tracked(folder, manifest, tracker):
-        placed = place(searched)
         progress.phase(f"searching {len(manifest.config.arms)} arms × {manifest.config.search.trials} trials")
-        studies = run_search(folder, manifest, placed, split.folds, tracker, progress)
+        studies = run_search(folder, manifest, placed["searched"], folds, tracker, progress)
         progress.phase("training the best of each arm afresh")
         manifest, finals = train_finals(
-            folder, manifest, studies, placed, place(sealed), split.folds[-1], tracker, progress
+            folder, manifest, studies, placed["searched"], placed["holdout"], folds[-1], tracker, progress
         )
         progress.phase("writing the comparison")
         result = _result(folder, manifest)

@@ -20,8 +20,8 @@ class DataConfig:
     """The panel.
 
     Attributes:
-        source: ``sp500``, or the path of a file (parquet, Arrow, CSV), of a folder of shards (or its URL), or of a folder
-            of Numerai's files.
+        source: ``sp500``, or the path of a file (parquet, Arrow, CSV), of a folder of shards (or its URL), or of
+            Numerai's files.
         era: The era column of a file.
         target: Its target column; of Numerai's files, the target.
         features: The features of a file: names or patterns.
@@ -60,8 +60,8 @@ class DataConfig:
         path = Path(self.source)
         if not path.exists() and "/" not in self.source and "." not in self.source:
             raise ConfigurationError(
-                f"data.source: expected sp500, or the path of a file, of a folder of shards or of a folder of Numerai's "
-                f"files, got {self.source!r}"
+                f"data.source: expected sp500, or the path of a file, of a folder of shards or of "
+                f"Numerai's files, got {self.source!r}"
             )
         if not path.is_dir():
             return self._load_file(path)

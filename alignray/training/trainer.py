@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from alignray.data import Batch, Panel
+from alignray.data import Batch, Loader, Panel
 from alignray.errors import TrainingError
 from alignray.objectives import Mse, Objective, Sobolev
 from alignray.training.config import OPTIMISERS, TrainingConfig
@@ -28,6 +28,7 @@ class EpochStats:
         unconverged: Eras × members left out of the step because their solve did not converge.
         seconds: The epoch's time.
         solver_seconds: Of that, the solves and the gradients through them.
+        loader_seconds: And the waits for the next batch.
     """
 
     loss: float
@@ -35,6 +36,7 @@ class EpochStats:
     unconverged: int
     seconds: float
     solver_seconds: float
+    loader_seconds: float
 
 
 class Trainer:
@@ -84,7 +86,8 @@ class Trainer:
         started = time.monotonic()
         objective = self._objective_in(epoch)
         total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
-        for step, batch in enumerate(self._batches(epoch)):
+        batches = self._batches(epoch)
+        for step, batch in enumerate(batches):
             p = self.members(batch.features)
             require_finite(p, f"epoch {epoch}, step {step}")
             solving = time.monotonic()
@@ -110,6 +113,7 @@ class Trainer:
             unconverged=unconverged,
             seconds=time.monotonic() - started,
             solver_seconds=0.0 if objective is self._warmup else solver_seconds,
+            loader_seconds=batches.waited,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -150,12 +154,11 @@ class Trainer:
     def _epoch_seed(self, epoch: int) -> int:
         return self._seed * 1_000_003 + epoch
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int) -> Loader:
         generator = torch.Generator().manual_seed(self._epoch_seed(epoch))
         order = self._eras[torch.randperm(len(self._eras), generator=generator)]
-        device = self._parameters[0].device
-        for eras in order.split(self._config.eras_per_batch):
-            yield self._panel.batch(eras.tolist(), device=device)
+        groups = [eras.tolist() for eras in order.split(self._config.eras_per_batch)]
+        return Loader(self._panel, groups, self._parameters[0].device)
 
     def _step(self, p: Tensor, gradient: Tensor) -> None:
         self._optimiser.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from alignray import metrics
 from alignray.configuration import require_at_least, require_one_of
 from alignray.costs import Cost
-from alignray.data import Panel
+from alignray.data import Loader, Panel
 from alignray.errors import ConfigurationError
 from alignray.metrics import masked
 from alignray.objectives import regret
@@ -24,6 +24,8 @@ from alignray.training import Members, require_finite
 from alignray.trial.unscored import Unscored, first_reason
 
 _ERAS_AT_ONCE = 256
+_NUMBERS_AT_ONCE = 1 << 26
+"""The features that are scored at once: half a gigabyte in float64, whatever the size of an era."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,8 +234,7 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
     residual, unconverged = 0.0, 0
     device = next(iter(members.parameters.values())).device
     with torch.no_grad():
-        for start in range(0, len(eras), _ERAS_AT_ONCE):
-            batch = panel.batch(eras[start : start + _ERAS_AT_ONCE], device=device)
+        for batch in Loader(panel, _groups(panel, eras), device):
             p = members(batch.features).double()
             require_finite(p, "scoring")
             solution = layer(p, batch.factors, batch.mask)
@@ -254,3 +255,10 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
         for which in (0, 1)
     )
     return Scores(tuple(panel.eras[era] for era in eras), series, reasons, residual, unconverged)
+
+
+def _groups(panel: Panel, eras: Sequence[int]) -> list[Sequence[int]]:
+    """The eras in groups that are scored at once."""
+    numbers = panel.num_rows * panel.num_features // panel.num_eras
+    at_once = max(1, min(_ERAS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
+    return [eras[start : start + at_once] for start in range(0, len(eras), at_once)]

@@ -216,4 +216,5 @@ def _summarise(stats: Sequence[EpochStats], scores: Sequence[Scores], seconds: f
         "solver/unconverged": float(sum(e.unconverged for e in stats) + sum(fold.unconverged for fold in scores)),
         "time/epoch_s": seconds,
         "time/solver_share": sum(epoch.solver_seconds for epoch in stats) / max(training, 1e-9),
+        "time/loader_share": sum(epoch.loader_seconds for epoch in stats) / max(training, 1e-9),
     }

@@ -113,11 +113,11 @@ def as_html(figure: Figure) -> str:
         layout={
             "xaxis": x_axis,
             "yaxis": {"title": figure.y, "type": "log" if figure.log_y else "linear", "exponentformat": "power"},
-            "height": 420,
+            "height": 460,
             "margin": {"l": 70, "r": 10, "t": 10, "b": 50},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "legend": {"orientation": "h", "y": 1.15},
+            "legend": {"orientation": "h", "y": -0.18, "yanchor": "top"},
             "template": "none",
         }
     )
@@ -136,7 +136,7 @@ def as_html(figure: Figure) -> str:
             full_html=False,
             include_plotlyjs=False,
             div_id=figure.name,
-            config={"displaylogo": False, "responsive": True},
+            config={"displayModeBar": False, "responsive": True},
         )
     )
 

@@ -81,7 +81,10 @@ def test_study_and_mlflow_agree_trial_by_trial(demo: Demo, manifest: Manifest, r
         steps = history(demo, run, "val/decision_corr")
         assert [step for step, _ in steps] == list(range(1, row.epochs + 1))
         assert row.value == max(value for _, value in steps)
-        for metric in ("train/loss", "solver/residual_max", "solver/unconverged", "time/epoch_s", "time/solver_share"):
+        for metric in (
+            *("train/loss", "solver/residual_max", "solver/unconverged"),
+            *("time/epoch_s", "time/solver_share", "time/loader_share"),
+        ):
             assert len(history(demo, run, metric)) == row.epochs
         assert run.data.metrics["solver/residual_max"] <= manifest.config.trial.solver.tol
         assert run.data.metrics["solver/unconverged"] == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from alignray.data.panel import Panel
+from alignray.data.panel import Origin, Panel
 from alignray.data.shards.arrow import open_shard
 from alignray.data.shards.folders import Folder, LocalFolder, RemoteFolder, cache_home, folder_at, locked, reported
 from alignray.data.shards.manifest import MANIFEST, REPAIR, Entry, Manifest
@@ -40,7 +40,9 @@ def open_shards(folder: str | os.PathLike[str], *, verify: bool = True) -> Panel
     if verify:
         # What the property would compute: the files are those that the digest was computed of.
         vars(panel)["digest"] = manifest.digest
-    return panel
+    # A URL stays one: each machine has a cache of its own.
+    origin = str(local.path.resolve()) if local is place else os.fspath(folder)
+    return panel.opened_from(Origin(origin, 0, panel.num_eras))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
