@@ -20,7 +20,7 @@ from alignray.errors import DataError, InvalidArgumentError
 Refuse: TypeAlias = Callable[[str, str, str], None]
 """Told of a column, what is wrong with it, and the remedy; where it returns, the value is taken as missing."""
 
-_SHARD_BYTES = 1 << 25
+_SHARD_BYTES = 1 << 26
 """The features of a shard, at most, unless its first era alone has more."""
 _BATCH_BYTES = 1 << 23
 """The features that are read together: so few that they lie in a cache while columns become rows."""

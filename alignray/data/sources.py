@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,16 +65,18 @@ def open_frame(df: pd.DataFrame, request: Request) -> Source:
 
 def open_parquet(path: str | os.PathLike[str], request: Request) -> Source:
     """Open a parquet file; see ``Panel.from_parquet``."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     def batches(columns: Sequence[str], rows: int) -> Iterator[Any]:
         with reading(name, "a parquet file"):
-            metadata = pq.read_metadata(path)
-            for group in range(metadata.num_row_groups):
-                # Mapped anew for each row group, or the whole file would count as this process's memory in the end.
-                with pq.ParquetFile(path, metadata=metadata, memory_map=True, pre_buffer=False) as file:
-                    for batch in file.iter_batches(rows, [group], columns=list(columns)):
-                        yield batch.select(columns)
+            with Path(path).open("rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            with pq.ParquetFile(pa.BufferReader(mapped), pre_buffer=False) as file:
+                for batch in file.iter_batches(rows, columns=list(columns)):
+                    yield batch.select(columns)
+                    # What was read is copied; else the whole file would count as this process's memory in the end.
+                    mapped.madvise(mmap.MADV_DONTNEED)
 
     name = require_file(path, "a parquet file")
     with reading(name, "a parquet file"):

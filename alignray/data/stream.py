@@ -33,7 +33,7 @@ class EraStream:
 
     Attributes:
         schema: What the columns are called and how they are stored.
-        shards: Whole eras in time order, in shards of some 32 MB or of one era; read as they are asked for, and once.
+        shards: Whole eras in time order, in shards of some 64 MB or of one era; read as they are asked for, and once.
         missing: How many values each feature and each factor lacks, in the shards that were read so far.
     """
 
