@@ -6,6 +6,7 @@ import argparse
 import itertools
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def opening(folder: Path, numbers: Numbers, options: argparse.Namespace) -> str:
                 (shards / ".verified.json").unlink(missing_ok=True)
             if cold:
                 _evict(folder)
-            timed.append(_in_a_fresh_process([line.format(folder=folder, era=era) for line in statements]))
+            timed.append(_in_a_fresh_process([line.format(folder=folder, era=era) for line in statements])[0])
         steps = list(zip(*timed, strict=True))
         cells = [_ms(step) for step in (*steps[1:], [sum(run[1:]) for run in timed])]
         rows.append([what, "cold" if cold else "warm", *cells, _ms(steps[0])])
@@ -119,7 +120,7 @@ def opening(folder: Path, numbers: Numbers, options: argparse.Namespace) -> str:
     for cold in (True, False):
         measure("any later opening", ours, cold=cold, repeats=options.repeats)
     if not options.no_parquet:
-        _write_parquet(numbers, folder / "panel.parquet")
+        _write_parquet(numbers, folder / "panel.parquet", eras_per_group=1)
         for cold in (True, False):
             measure("parquet, a row group for each era", theirs, cold=cold, repeats=min(3, options.repeats))
     return "### Opening, then one era; ms: median (min … max)\n\n" + table(
@@ -127,19 +128,52 @@ def opening(folder: Path, numbers: Numbers, options: argparse.Namespace) -> str:
     )
 
 
-_PARTS: dict[str, Callable[[Path, Numbers, argparse.Namespace], str]] = {"open": opening}
+def sharding(folder: Path, numbers: Numbers, options: argparse.Namespace) -> str:
+    """Sharding a parquet file, each time in a fresh process, beside pyarrow decoding it and doing nothing else."""
+    path = folder / "large_groups.parquet"
+    _write_parquet(numbers, path, eras_per_group=max(1, _ROWS_PER_GROUP // numbers.rows))
+    decoded = numbers.eras * numbers.rows * (numbers.features + 4)
+    works = {
+        "alignray: parquet to shards": (
+            "from alignray.data import open_stream, write_shards",
+            f"write_shards(open_stream('{path}'), '{folder}/sharded', eras_per_shard={options.eras_per_shard})",
+        ),
+        "pyarrow: decoding alone": (
+            "import pyarrow.parquet as pq",
+            f"for batch in pq.ParquetFile('{path}', pre_buffer=False).iter_batches(10_000): pass",
+        ),
+    }
+    rows = []
+    for what, statements in works.items():
+        seconds, peaks = [], []
+        for _ in range(min(3, options.repeats)):
+            shutil.rmtree(folder / "sharded", ignore_errors=True)
+            (_, took), peak = _in_a_fresh_process(statements)
+            seconds.append(took)
+            peaks.append(peak)
+        speeds = [decoded / 1e6 / took for took in seconds]
+        rows.append([what, _three(seconds, ".1f"), _three(speeds, ",.0f"), f"{max(peaks) / 1e6:,.0f}"])
+    size = f"{decoded / 1e9:.2f} GB of features and targets, {path.stat().st_size / 1e9:.2f} GB as parquet"
+    path.unlink()
+    return f"### Sharding {size}; median (min … max)\n\n" + table(["", "s", "**MB/s**", "peak memory MB"], rows)
+
+
+_ROWS_PER_GROUP = 1 << 20
+"""What pandas and pyarrow write into a row group unless they are told otherwise."""
+
+_PARTS: dict[str, Callable[[Path, Numbers, argparse.Namespace], str]] = {"open": opening, "shard": sharding}
 """Each is given a folder with the shards in ``shards``, what they hold, and the options; and returns Markdown."""
 
 
-def _in_a_fresh_process(statements: Sequence[str]) -> list[float]:
-    """The seconds that each of some statements takes in a new interpreter."""
-    lines = ["import time", "times = [time.monotonic()]"]
+def _in_a_fresh_process(statements: Sequence[str]) -> tuple[list[float], int]:
+    """The seconds that each of some statements takes in a new interpreter, and the most memory that it held."""
+    lines = ["import resource, time", "times = [time.monotonic()]"]
     for statement in statements:
         lines += [statement, "times.append(time.monotonic())"]
-    lines.append("print(*times)")
+    lines.append("print(*times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)")
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
-    times = [float(text) for text in done.stdout.split()]
-    return [after - before for before, after in itertools.pairwise(times)]
+    *times, peak = (float(text) for text in done.stdout.split())
+    return [after - before for before, after in itertools.pairwise(times)], int(peak)
 
 
 def _evict(folder: Path) -> None:
@@ -152,17 +186,22 @@ def _evict(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _write_parquet(numbers: Numbers, path: Path) -> None:
-    """The same panel as a parquet file with a row group for each era."""
+def _write_parquet(numbers: Numbers, path: Path, eras_per_group: int) -> None:
+    """The same panel as a parquet file with so many eras in a row group."""
     schema = numbers.schema
     columns = [pa.field("era", pa.string()), pa.field("target", pa.float32()), pa.field("id", pa.string())]
     fields = pa.schema([*columns, *(pa.field(name, pa.int8()) for name in schema.features)])
     with pq.ParquetWriter(path, fields) as writer:
-        for shard in numbers.shards:
-            assert shard.ids is not None
-            arrays = [pa.array(shard.eras * shard.num_rows), pa.array(shard.target), pa.array(shard.ids.tolist())]
-            arrays += [pa.array(column) for column in np.ascontiguousarray(shard.features.T)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=fields))
+        shards = numbers.shards
+        while group := list(itertools.islice(shards, eras_per_group)):
+            writer.write_table(pa.concat_tables([_as_table(shard, fields) for shard in group]))
+
+
+def _as_table(shard: Shard, fields: pa.Schema) -> pa.Table:
+    assert shard.ids is not None
+    arrays = [pa.array(shard.eras * shard.num_rows), pa.array(shard.target), pa.array(shard.ids.tolist())]
+    arrays += [pa.array(column) for column in np.ascontiguousarray(shard.features.T)]
+    return pa.Table.from_arrays(arrays, schema=fields)
 
 
 def _peak() -> int:
@@ -171,8 +210,12 @@ def _peak() -> int:
 
 
 def _ms(seconds: Sequence[float]) -> str:
-    low, middle, high = (1e3 * f(seconds) for f in (min, statistics.median, max))
-    return f"{middle:,.0f} ({low:,.0f} … {high:,.0f})"
+    return _three([1e3 * value for value in seconds], ",.0f")
+
+
+def _three(values: Sequence[float], form: str) -> str:
+    low, middle, high = (f"{f(values):{form}}" for f in (min, statistics.median, max))
+    return f"{middle} ({low} … {high})"
 
 
 def _options() -> argparse.Namespace:
@@ -189,7 +232,9 @@ def _options() -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     parser.add_argument("--folder", help="where to write, for a while; 5 GB at the default size (the temporary folder)")
-    parser.add_argument("--no-parquet", action="store_true", help="leave parquet out, which takes minutes to write")
+    parser.add_argument(
+        "--no-parquet", action="store_true", help="leave parquet out of the openings, as it takes minutes to write"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rows, options.repeats = options.rows // 15, 3

@@ -13,7 +13,7 @@ def test_every_part_prints_its_table(monkeypatch, tmp_path, capsys):
         for statement in statements:
             exec(statement, names)
             times.append(time.monotonic())
-        return [after - before for before, after in itertools.pairwise(times)]
+        return [after - before for before, after in itertools.pairwise(times)], 1 << 20
 
     monkeypatch.setattr(panels, "_in_a_fresh_process", in_this_process)
     sizes = ["--rows", "900", "--rows-an-era", "90", "--features", "3", "--eras-per-shard", "4", "--repeats", "2"]
@@ -22,13 +22,14 @@ def test_every_part_prints_its_table(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "10 eras of 90 rows, 3 int8 features." in printed
     assert "in 3 shards" in printed
-    assert len([line for line in printed.splitlines() if line.startswith("| ")]) == 2 + 6
+    assert len([line for line in printed.splitlines() if line.startswith("| ")]) == (2 + 6) + (2 + 2)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fresh_process_times_each_statement():
-    seconds = panels._in_a_fresh_process(["import time", "time.sleep(0.05)", "pass"])
-    assert len(seconds) == 3
+def test_a_fresh_process_times_each_statement_and_says_what_it_held():
+    seconds, peak = panels._in_a_fresh_process(["import time", "time.sleep(0.05)", "pass", "held = bytes(100_000_000)"])
+    assert peak > 100_000_000
+    assert len(seconds) == 4
     assert seconds[1] == pytest.approx(0.05, abs=0.5)
     assert seconds[1] >= 0.05
 
