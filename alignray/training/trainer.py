@@ -85,7 +85,7 @@ class Trainer:
         objective = self._objective_in(epoch)
         total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
         for step, batch in enumerate(self._batches(epoch)):
-            p = self.members(batch.features)
+            p = self.members(batch.features, batch.present, seed=self._epoch_seed(epoch) * 1_000_003 + step)
             require_finite(p, f"epoch {epoch}, step {step}")
             solving = time.monotonic()
             loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)

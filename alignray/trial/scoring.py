@@ -234,7 +234,7 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
     with torch.no_grad():
         for start in range(0, len(eras), _ERAS_AT_ONCE):
             batch = panel.batch(eras[start : start + _ERAS_AT_ONCE], device=device)
-            p = members(batch.features).double()
+            p = members(batch.features, batch.present).double()
             require_finite(p, "scoring")
             solution = layer(p, batch.factors, batch.mask)
             residual = max(residual, float(solution.residual.max()))
