@@ -55,7 +55,6 @@ def _signature(model: TrainedModel) -> ModelSignature:
 
     schema = model.schema
     kind = "float" if schema.bins is None else "integer"
-    columns = [ColSpec(kind, name) for name in schema.features]
-    if model.members.sees_era:
-        columns.append(ColSpec("string", schema.era))
-    return ModelSignature(inputs=MlflowSchema(columns), outputs=MlflowSchema([ColSpec("double", "prediction")]))
+    era = [ColSpec("string", schema.era)] if model.members.sees_era else []
+    inputs = MlflowSchema([*(ColSpec(kind, name) for name in schema.features), *era])
+    return ModelSignature(inputs=inputs, outputs=MlflowSchema([ColSpec("double", "prediction")]))
