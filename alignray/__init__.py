@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alignray.data import Panel, blocked, datasets, open_shards, walk_forward, write_shards
     from alignray.diagnostics import DiagnosticsConfig
     from alignray.launch import SweepResult, resume_sweep, run_sweep
-    from alignray.models import ModelConfig
+    from alignray.models import CrossConfig, ModelConfig, TabmConfig
     from alignray.objectives import DecisionLoss, objective, regret
     from alignray.search import Choice, Float, Int, SearchConfig, Space
     from alignray.solver import Solution, SolverLayer
@@ -49,6 +49,7 @@ _EXPORTS = {
     "Box": "alignray.costs",
     "Choice": "alignray.search",
     "Cost": "alignray.costs",
+    "CrossConfig": "alignray.models",
     "CvxpyDecision": "alignray.costs",
     "CvxpyTerm": "alignray.costs",
     "DataConfig": "alignray.sweep",
@@ -88,6 +89,7 @@ _EXPORTS = {
     "SplitConfig": "alignray.trial",
     "SweepConfig": "alignray.sweep",
     "SweepResult": "alignray.launch",
+    "TabmConfig": "alignray.models",
     "TrainingConfig": "alignray.training",
     "TrialConfig": "alignray.trial",
     "walk_forward": "alignray.data",
@@ -99,6 +101,7 @@ __all__ = [
     "Box",
     "Choice",
     "Cost",
+    "CrossConfig",
     "CvxpyDecision",
     "CvxpyTerm",
     "DataConfig",
@@ -128,6 +131,7 @@ __all__ = [
     "SumNeutral",
     "SweepConfig",
     "SweepResult",
+    "TabmConfig",
     "TrainingConfig",
     "TrialConfig",
     "Turnover",

@@ -1,6 +1,6 @@
-"""The costs that are tested. One row brings a new term under every test of costs, solvers and objectives.
+"""The costs and networks that are tested. One row brings a new one under every test of its kind.
 
-What a row knows of its term is written in numpy from the formula, not from the term's own code.
+What a row knows of a term is written in numpy from the formula, not from the term's own code.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from alignray.costs import (
     Term,
     Turnover,
 )
+from alignray.models import MODELS, CrossConfig, ModelConfig, TabmConfig
 
 Array = NDArray[np.float64]
 
@@ -295,3 +296,44 @@ def instance(
     F = torch.from_numpy(rng.standard_normal((*batch, n, k)) / np.sqrt(n))
     previous = torch.from_numpy(rng.standard_normal((*batch, n)).clip(-0.6, 0.6))
     return Instance(p, y, FACTORS[factors](F), previous).to(torch.device(device))
+
+
+class OwnNet(torch.nn.Module):
+    """A network as a user writes one; two of its layers share their weights."""
+
+    def __init__(self, config: ModelConfig, num_features: int) -> None:
+        super().__init__()
+        self.entry = torch.nn.Linear(num_features, config.width)
+        self.inner = torch.nn.Linear(config.width, config.width)
+        self.again = self.inner
+        self.exit = torch.nn.Linear(config.width, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.exit(self.again(self.inner(self.entry(features).tanh()).tanh()).tanh())
+
+
+class OwnEraNet(OwnNet):
+    """Another one, which looks at the mean of its era."""
+
+    def forward(self, features: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        present = torch.ones_like(features[..., 0], dtype=torch.bool) if present is None else present
+        shown = torch.where(present.unsqueeze(-1), features, 0.0)
+        return super().forward(features - shown.sum(-2, keepdim=True) / present.sum(-1)[..., None, None])
+
+
+MODEL_CASES: dict[str, ModelConfig] = {
+    **{family: ModelConfig(family=family, width=8) for family in MODELS},
+    **{f"{family}, embedded": ModelConfig(family=family, width=8, embedding=3) for family in MODELS},
+    "mlp, residual": ModelConfig(depth=3, width=8, residual=True, normalisation="layer"),
+    "mlp, rms": ModelConfig(width=8, normalisation="rms"),
+    "resmlp, no norm": ModelConfig(family="resmlp", width=8, normalisation="none"),
+    "tabm, residual": ModelConfig(
+        family="tabm", depth=3, width=8, residual=True, normalisation="rms", tabm=TabmConfig(copies=3)
+    ),
+    "cross, attention": ModelConfig(family="cross", width=8, cross=CrossConfig(pooling="attention")),
+    "own": ModelConfig(family="registry:OwnNet", width=8),
+    "own, era": ModelConfig(family="registry:OwnEraNet", width=8),
+}
+"""Every family of networks, in several of its forms; and networks as a user writes them."""
+
+ACROSS_ROWS = [name for name in MODEL_CASES if name.startswith("cross") or name == "own, era"]

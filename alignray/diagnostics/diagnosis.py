@@ -101,7 +101,7 @@ def diagnose(
         [eras[index] for index in order.tolist()], device=next(iter(members.parameters.values())).device
     )
     with torch.no_grad():
-        p = members(batch.features)
+        p = members(batch.features, batch.present)
     require_finite(p, "diagnostics")
     given = (batch.target, batch.factors, batch.mask)
     steps = [2**power for power in range(config.reuse.bit_length())]

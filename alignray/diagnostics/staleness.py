@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from alignray.costs.factors import Factors
-from alignray.data import Panel
+from alignray.data import Batch, Panel
 from alignray.diagnostics.gradients import CLOSED_FORMS, Gap, Given
 from alignray.errors import InvalidArgumentError, TrainingError
 from alignray.objectives import Objective
@@ -141,7 +141,7 @@ def reuse(
         if state is not None:
             trainer.load(state)
         batch = panel.batch(chosen, device=next(iter(members.parameters.values())).device)
-        path, given = _predictions(trainer, batch.features, steps), (batch.target, batch.factors, batch.mask)
+        path, given = _predictions(trainer, batch, steps), (batch.target, batch.factors, batch.mask)
         parts.append(reuse_along(objective, path, *given, steps=steps, bound=bound, quantile=quantile))
     return _joined(parts)
 
@@ -261,14 +261,14 @@ class _Held:
         return self._given.decide(self._objective.layer, self._given.y).q
 
 
-def _predictions(trainer: Trainer, features: Tensor, steps: Sequence[int]) -> Tensor:
+def _predictions(trainer: Trainer, batch: Batch, steps: Sequence[int]) -> Tensor:
     """Predictions before the first step and after each number of them ``[1 + steps, R, B, n]``; NaN once diverged."""
-    path = [trainer.members(features).detach()]
+    path = [trainer.members(batch.features, batch.present).detach()]
     try:
         for before, after in pairwise((0, *steps)):
             for step in range(before, after):
                 trainer.run_epoch(step)
-            path.append(trainer.members(features).detach())
+            path.append(trainer.members(batch.features, batch.present).detach())
     except TrainingError:
         path += [torch.full_like(path[0], torch.nan)] * (1 + len(steps) - len(path))
     return torch.stack(path)

@@ -1,5 +1,5 @@
-"""Networks from the features of a row to its prediction."""
+"""Networks from the features of a row, or of an era, to predictions."""
 
-from alignray.models.networks import MODELS, ModelConfig, build_model
+from alignray.models.networks import MODELS, CrossConfig, ModelConfig, TabmConfig, build_model, sees_era
 
-__all__ = ["MODELS", "ModelConfig", "build_model"]
+__all__ = ["MODELS", "CrossConfig", "ModelConfig", "TabmConfig", "build_model", "sees_era"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignray import __version__
-from alignray.data import Schema
 from alignray.serving.model import TrainedModel
 from alignray.sweep import FinalResult, Manifest
 
@@ -43,17 +42,19 @@ def log_models(manifest: Manifest, finals: Sequence[FinalResult], runs: Mapping[
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc.py")),
                 artifacts={"model": str(final.model)},
-                signature=_signature(TrainedModel.load(final.model).schema),
+                signature=_signature(TrainedModel.load(final.model)),
                 pip_requirements=[f"alignray=={__version__}", *(f"{name}=={version(name)}" for name in _NEEDED)],
             )
         client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
 
 
-def _signature(schema: Schema) -> ModelSignature:
+def _signature(model: TrainedModel) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec
     from mlflow.types import Schema as MlflowSchema
 
+    schema = model.schema
     kind = "float" if schema.bins is None else "integer"
-    inputs = MlflowSchema([ColSpec(kind, name) for name in schema.features])
+    era = [ColSpec("string", schema.era)] if model.members.sees_era else []
+    inputs = MlflowSchema([*(ColSpec(kind, name) for name in schema.features), *era])
     return ModelSignature(inputs=inputs, outputs=MlflowSchema([ColSpec("double", "prediction")]))

@@ -56,8 +56,11 @@ class TrainedModel:
     def predict(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
         """Predictions ``[rows]``, the mean over the members, of the rows of a frame with the model's features.
 
+        A network whose rows see one another (``cross``) needs the era column as well, and whole eras: the rows that
+        have the same value there are predicted together, wherever they stand.
+
         Raises:
-            DataError: A feature is missing, or is not a number.
+            DataError: A feature or the era column is missing, or a feature is not a number.
         """
         missing = [name for name in self.schema.features if name not in frame.columns]
         if missing:
@@ -71,10 +74,27 @@ class TrainedModel:
         if self.schema.bins is not None:
             mean, std = code_moments(self.schema.bins)
             values = (values - mean) / std
+        features = torch.from_numpy(values)
+        predictions = np.empty(len(frame))
         with torch.no_grad():
-            p = self.members(torch.from_numpy(values))
-        return p.double().mean(0).numpy()
+            for rows in self._together(frame):
+                predictions[rows] = self.members(features[rows]).double().mean(0).numpy()
+        return predictions
 
     def score(self, panel: Panel, eras: range) -> Scores:
         """The metrics of some eras of a panel, as the sweep computes them."""
         return score(self.members, build_layer(self.config), self.config.scoring, panel, eras)
+
+    def _together(self, frame: pd.DataFrame) -> list[npt.NDArray[np.int64]]:
+        """The rows that are predicted at once."""
+        if not self.members.sees_era:
+            return [np.arange(len(frame))]
+        era = self.schema.era
+        if era not in frame.columns:
+            raise DataError(
+                f"{era}: expected the era column, for {self.config.model.family!r} predicts a row from its whole era; "
+                f"got the columns {', '.join(map(str, frame.columns[:5]))}{' …' if len(frame.columns) > 5 else ''}"
+            )
+        if frame[era].isna().any():
+            raise DataError(f"{era}: expected an era for each row, got {int(frame[era].isna().sum())} rows without")
+        return [np.asarray(rows) for rows in frame.groupby(era, sort=False).indices.values()]

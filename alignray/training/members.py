@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from alignray.errors import InvalidArgumentError
-from alignray.models import ModelConfig, build_model
+from alignray.errors import ConfigurationError, InvalidArgumentError
+from alignray.models import ModelConfig, build_model, sees_era
 
 
 class Members:
@@ -20,28 +21,60 @@ class Members:
         num_features: d, the features of a row.
         seeds: One seed a member, for its initial weights.
         device: Where the parameters live.
+
+    Attributes:
+        parameters: The stacked parameters ``[R, ...]`` by name.
+        sees_era: Whether a row's prediction depends on the rest of its era, see `alignray.models.sees_era`.
+
+    Raises:
+        ConfigurationError: A network of your own cannot be built, has buffers, or does not give one number a row.
     """
 
     def __init__(self, config: ModelConfig, num_features: int, seeds: Sequence[int], device: torch.device) -> None:
         if not seeds:
             raise InvalidArgumentError("seeds: expected at least one, one a member; got none")
         models = [build_model(config, num_features, seed=seed) for seed in seeds]
-        stacked, _ = torch.func.stack_module_state(models)  # the networks have no buffers
+        stacked, buffers = torch.func.stack_module_state(models)
         self.parameters: dict[str, Tensor] = {
             name: value.detach().to(device).requires_grad_() for name, value in stacked.items()
         }
+        self.sees_era = sees_era(models[0])
+        canonical: dict[int, str] = {}  # a parameter that two layers share has one name among the stacked ones
+        names = {
+            name: canonical.setdefault(id(value), name)
+            for name, value in models[0].named_parameters(remove_duplicate=False)
+        }
         self._skeleton = models[0].to("meta")
+        self._places = [
+            (self._skeleton.get_submodule(name.rpartition(".")[0])._parameters, name.rpartition(".")[2], stacked_name)
+            for name, stacked_name in names.items()
+        ]
+        self._draws = config.dropout > 0 or config.is_own  # seeding costs, where nothing is random, a tenth of a step
+        if config.is_own:
+            self._require_fit(config.family, num_features, [*buffers])
 
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Predictions ``[R, ..., n]`` of every member from features ``[..., n, d]``."""
+    def __call__(self, features: Tensor, present: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """Predictions of every member.
 
-        def predict(parameters: dict[str, Tensor]) -> Tensor:
-            return cast("Tensor", torch.func.functional_call(self._skeleton, parameters, (features,)))
+        Args:
+            features: ``[..., n, d]``.
+            present: Rows that exist ``[..., n]``, or None for all. A network that looks across the rows of an era sees
+                no others.
+            seed: In training, seeds what each member drops out, and nothing else does: the same step of a resumed run
+                drops the same. None drops nothing: that is how members are scored.
 
-        return torch.func.vmap(predict)(self.parameters).squeeze(-1)
+        Returns:
+            ``[R, ..., n]``.
+        """
+        if self._skeleton.training is not (seed is not None):
+            self._skeleton.train(seed is not None)
+        if seed is None or not self._draws:
+            return self._run(features, present).squeeze(-1)
+        with _seeded(seed, features.device):
+            return self._run(features, present).squeeze(-1)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the parameters."""
@@ -62,3 +95,50 @@ class Members:
                         f"state: expected {name} of shape {list(value.shape)}, got {list(state[name].shape)}"
                     )
                 value.copy_(state[name])
+
+    def _require_fit(self, family: str, num_features: int, buffers: Sequence[str]) -> None:
+        """Check a network of the user's own on two eras of three rows."""
+        if not self.parameters or buffers:
+            raise ConfigurationError(
+                f"model.family: expected {family!r} to have parameters and no buffers (batch normalisation has them), "
+                f"got {len(self.parameters)} parameters and the buffers {', '.join(buffers) or 'none'}"
+            )
+        features = torch.zeros(2, 3, num_features, device=next(iter(self.parameters.values())).device)
+        expected = f"model.family: expected {family!r} to give predictions [2, 3, 1] of features {list(features.shape)}"
+        try:
+            with torch.no_grad():
+                found = self._run(features, features.new_ones(2, 3, dtype=torch.bool))
+        except Exception as error:  # the code of which nothing is known
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(f"{expected}, got {type(error).__name__}: {reason}") from error
+        if found.shape != (len(self), 2, 3, 1):
+            raise ConfigurationError(f"{expected}, one number a row, got {list(found.shape[1:])}")
+
+    def _run(self, features: Tensor, present: Tensor | None) -> Tensor:
+        """Predictions ``[R, ..., n, 1]``."""
+        given = (features, present) if self.sees_era else (features,)
+        if len(self) == 1:  # vmap would cost as much as a small network itself
+            return self._called({name: value.squeeze(0) for name, value in self.parameters.items()}, given).unsqueeze(0)
+        return torch.func.vmap(self._called, in_dims=(0, None), randomness="different")(self.parameters, given)
+
+    def _called(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
+        """The network with some parameters: `torch.func.functional_call`, whose generality costs a small one dear."""
+        for layer, key, name in self._places:
+            layer[key] = cast("nn.Parameter", parameters[name])
+        try:
+            return cast("Tensor", self._skeleton(*given))
+        finally:
+            for layer, key, _ in self._places:
+                layer[key] = None  # so that nothing of a call outlives it
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """A seed for what is random inside, the global random state left as it was."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed % 2**63)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed % 2**63)
+        yield

@@ -88,7 +88,7 @@ class Trainer:
         total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
         batches = self._batches(epoch)
         for step, batch in enumerate(batches):
-            p = self.members(batch.features)
+            p = self.members(batch.features, batch.present, seed=self._epoch_seed(epoch) * 1_000_003 + step)
             require_finite(p, f"epoch {epoch}, step {step}")
             solving = time.monotonic()
             loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)

@@ -235,7 +235,7 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
     device = next(iter(members.parameters.values())).device
     with torch.no_grad():
         for batch in Loader(panel, _groups(panel, eras), device):
-            p = members(batch.features).double()
+            p = members(batch.features, batch.present).double()
             require_finite(p, "scoring")
             solution = layer(p, batch.factors, batch.mask)
             residual = max(residual, float(solution.residual.max()))

@@ -156,7 +156,7 @@ def rescaled(members: Members, config: ar.TrialConfig, panel: Panel, eras: Seque
     """
     batch = panel.batch(eras)
     with torch.no_grad():
-        p = torch.where(batch.mask, members(batch.features).double(), 0.0)
+        p = torch.where(batch.mask, members(batch.features, batch.present).double(), 0.0)
         slopes = (p * batch.target.double()).sum((-1, -2)) / p.square().sum((-1, -2))
     state = members.state()
     layers: Mapping[str, int] = {name: int(name.split(".")[0]) for name in state}

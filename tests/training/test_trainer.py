@@ -99,6 +99,21 @@ def test_training_leaves_the_global_random_state_as_it_was(panel):
     assert torch.get_rng_state().equal(before)
 
 
+def test_members_are_told_which_rows_exist_and_drop_anew_at_each_step(panel, monkeypatch):
+    running, seeds, call = trainer(panel, family="cross"), [], Members.__call__
+
+    def recording(self, features, present=None, *, seed=None):
+        assert present.equal(features.ne(0).any(-1))  # a row that only pads holds zeros
+        seeds.append(seed)
+        return call(self, features, present, seed=seed)
+
+    monkeypatch.setattr(Members, "__call__", recording)
+    for epoch in range(3):
+        running.run_epoch(epoch)
+    assert len(set(seeds)) == 9
+    assert None not in seeds
+
+
 def test_the_loss_is_the_mean_a_row_over_eras_and_members(panel):
     running = trainer(panel, eras_per_batch=8)
     batch = panel.batch(list(ERAS))

@@ -73,6 +73,13 @@ def test_so_may_one_with_annealing_and_a_penalty_on_derivatives(arm, panel, tmp_
     check_every_interruption(config(objective=arm, training=training), panel, tmp_path, device)
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_so_may_one_whose_network_drops_out(members, panel, tmp_path, device):
+    changes = {"model": ModelConfig(width=6, dropout=0.3), "members": members, "objective": "mse"}
+    training = TrainingConfig(epochs=EPOCHS, eras_per_batch=4)
+    check_every_interruption(config(training=training, **changes), panel, tmp_path, device)
+
+
 def check_every_interruption(trial_config: TrialConfig, panel: Panel, tmp_path: Path, device: torch.device) -> None:
     whole = Trial(trial_config, panel, device=device)
     whole.checkpoint().save(tmp_path / "0")

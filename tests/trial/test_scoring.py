@@ -70,6 +70,15 @@ def test_every_metric_is_the_direct_call(panel, device):
                 assert scores.series[name][member, column] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
+def test_eras_that_a_network_sees_whole_score_alike_alone_and_side_by_side(panel):
+    scoring, layer = ScoringConfig(cost=REFERENCE, top_bottom=TOP_BOTTOM), SolverLayer(OWN, on_failure="nan")
+    members = make_members(family="cross")
+    together = score(members, layer, scoring, panel, ERAS).series["corr"]
+    for column, era in enumerate(ERAS):
+        alone = score(members, layer, scoring, panel, [era]).series["corr"][:, 0]
+        np.testing.assert_allclose(together[:, column], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_every_metric_is_covered_by_the_direct_calls():
     y = torch.linspace(-1, 1, 12, dtype=torch.float64)
     assert set(direct(y, y, y, torch.eye(12, 2, dtype=torch.float64))) == set(METRICS)
