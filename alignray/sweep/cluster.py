@@ -19,6 +19,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own: the progress display is ours
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path means the same in every worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost worker is one line of ours, not a traceback
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score

@@ -123,8 +123,9 @@ class ResourceConfig:
     """What a trial runs on, and what it survives.
 
     Attributes:
-        cpus_per_trial: Cores, or a share of one.
-        gpus_per_trial: GPUs, or a share of one; 0 trains on the CPU.
+        cpus_per_trial: Cores, or a share of one; of a trial of several workers, each has so many.
+        gpus_per_trial: GPUs, or a share of one, likewise; 0 trains on the CPU.
+        workers_per_trial: Processes that train a trial together, each on its own shards of the panel.
         max_concurrent: Trials at once; None for as many as the cluster holds.
         max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
         checkpoint_every: Epochs between checkpoints.
@@ -135,6 +136,7 @@ class ResourceConfig:
 
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    workers_per_trial: int = 1
     max_concurrent: int | None = None
     max_failures: int = 3
     checkpoint_every: int = 5
@@ -144,6 +146,7 @@ class ResourceConfig:
     def __post_init__(self) -> None:
         require_above("resources.cpus_per_trial", self.cpus_per_trial, 0)
         require_at_least("resources.gpus_per_trial", self.gpus_per_trial, 0)
+        require_at_least("resources.workers_per_trial", self.workers_per_trial, 1)
         require_at_least("resources.max_concurrent", self.max_concurrent, 1)
         require_at_least("resources.max_failures", self.max_failures, 0)
         require_at_least("resources.checkpoint_every", self.checkpoint_every, 1)
@@ -216,6 +219,13 @@ class SweepConfig:
                 "the final models must not be those that the search selected"
             )
         self.space.require_fit(self.trial)
+        if self.resources.workers_per_trial > 1 and (
+            self.trial.training.sobolev or "training.sobolev" in self.space.distributions
+        ):
+            raise ConfigurationError(
+                "resources.workers_per_trial: expected 1 for trials with training.sobolev, whose directions are drawn "
+                f"for a batch as a whole; got {self.resources.workers_per_trial}"
+            )
 
     def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from alignray.data import Fold, Panel
 from alignray.errors import WorkError
 from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
+from alignray.sweep.config import ResourceConfig
 from alignray.sweep.events import final_key, final_start, run_end
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
 from alignray.tracking import RunMetrics, TrackerHandle
+from alignray.training import Workers
 from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, score
 from alignray.trial.unscored import by_name
 
@@ -114,10 +117,7 @@ def train_finals(
     """
     import ray
 
-    resources = manifest.config.resources
-    train = ray.remote(
-        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=resources.max_failures
-    )(_train_final)
+    train = _remote(manifest.config.resources, folder / "tune" / "workers")
     pending: dict[Any, str] = {}
     for arm, study in studies.items():
         if (folder / FOLDER / arm / _SCORES).exists():
@@ -129,7 +129,7 @@ def train_finals(
         ray.get(tracker.log.remote([final_start(manifest, best, config)]))
         manifest = manifest.with_look(arm)
         manifest.save(folder)
-        pending[train.remote(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = arm
+        pending[train(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = arm
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -182,6 +182,31 @@ def load_final(folder: Path, arm: str) -> FinalResult:
     )
 
 
+def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
+    """`_train_final` as a task of Ray, for one worker or for several."""
+    import ray
+
+    retries = resources.max_failures
+    if resources.workers_per_trial == 1:
+        alone = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=retries)(
+            _train_final
+        )
+        return lambda *given: alone.remote(*given)
+
+    from ray.train import TrainingFailedError
+
+    from alignray.sweep.parallel import run_workers
+
+    # It asks for no core: the workers that it starts do. Its process ends with it, and with that what Ray Train began.
+    options = {"num_cpus": 0, "max_calls": 1, "retry_exceptions": [TrainingFailedError]}
+    together = ray.remote(max_retries=retries, **options)(run_workers)
+
+    def start(*given: Any) -> Any:
+        return together.remote(partial(_train_final, *given), resources=resources, folder=folder, name="final")
+
+    return start
+
+
 def _train_final(
     config: TrialConfig, panel: Placed, holdout: Placed, fold: Fold, home: Path, key: str, tracker: TrackerHandle
 ) -> None:
@@ -189,15 +214,19 @@ def _train_final(
     import ray
 
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    workers = Workers.joined()
     searched = panel.fetch()
-    trial = Trial(config, searched, folds=[fold], device=device)
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    trial = Trial(config, searched, folds=[fold], device=device, workers=workers)
     while not trial.finished:
         metrics = trial.step()
-        ray.get(tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
+        if workers.rank == 0:
+            ray.get(tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
     members = trial.best_members()
     sealed = holdout.fetch()
-    scores = score(members, build_layer(config), config.scoring, sealed, range(sealed.num_eras))
+    scores = score(members, build_layer(config), config.scoring, sealed, range(sealed.num_eras), workers)
+    if workers.rank > 0:
+        return
     home.mkdir(parents=True, exist_ok=True)
     record = {"config": to_plain(config), "schema": to_plain(sealed.schema), "best_epoch": trial.best_epoch}
     Checkpoint(members.state(), record).save(home / _MODEL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignray.data import Fold
 from alignray.errors import WorkError
@@ -102,6 +102,8 @@ def run_search(
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
     if searcher.remaining and not manifest.holdout_looks:
+        if shortage := _shortage(config.resources):
+            progress.warn(f"{shortage}; the search waits until there are more")
         _tuner(config, context, searcher, LostWorkers(progress.warn), folder / "tune").fit()
     _require_scores(studies)
     return studies
@@ -113,9 +115,7 @@ def _tuner(
     from ray import tune
 
     from alignray.sweep.searcher import PerArmScheduler
-    from alignray.sweep.trainable import TrialTrainable
 
-    trainable = tune.with_parameters(TrialTrainable, context=context)
     scheduler = PerArmScheduler(
         config.scheduler,
         config.arms,
@@ -123,14 +123,14 @@ def _tuner(
         direction=METRICS[config.trial.scoring.metric].direction,
     )
     return tune.Tuner(
-        tune.with_resources(trainable, _request(config.resources)),
+        _trainable(config.resources, context, folder),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler if config.scheduler.name == "asha" else None,
             num_samples=searcher.remaining,
             max_concurrent_trials=_slots(config),
             time_budget_s=_time_budget(config),
-            reuse_actors=True,
+            reuse_actors=config.resources.workers_per_trial == 1,
         ),
         run_config=tune.RunConfig(
             name=_attempt(folder),
@@ -144,28 +144,57 @@ def _tuner(
 
 
 def _slots(config: SweepConfig) -> int:
-    """How many trials the cluster can hold at once."""
+    """How many trials the cluster can hold at once; 1 too where it cannot hold one yet."""
     import ray
 
-    resources = ray.cluster_resources()
-    slots = [resources.get("CPU", 1.0) / config.resources.cpus_per_trial]
-    if config.resources.gpus_per_trial:
-        slots.append(resources.get("GPU", 0.0) / config.resources.gpus_per_trial)
+    there = ray.cluster_resources()
+    slots = [there.get(kind, 0.0) / amount for kind, amount in _needs(config.resources).items()]
     if config.resources.max_concurrent is not None:
         slots.append(config.resources.max_concurrent)
     return max(1, int(min(slots)))
 
 
+def _needs(resources: ResourceConfig) -> dict[str, float]:
+    """What a trial needs, all its workers together, by Ray's names."""
+    each = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    return {kind: resources.workers_per_trial * amount for kind, amount in each.items() if amount}
+
+
+def _shortage(resources: ResourceConfig) -> str:
+    """What the cluster lacks for a single trial; empty if it lacks nothing."""
+    import ray
+
+    there = ray.cluster_resources()
+    return ", ".join(
+        f"a trial needs {amount:g} {kind}s and the cluster has {there.get(kind, 0.0):g}"
+        for kind, amount in _needs(resources).items()
+        if amount > there.get(kind, 0.0)
+    )
+
+
 def _time_budget(config: SweepConfig) -> float | None:
     limits = [config.resources.time_budget_s]
     if config.resources.gpu_hours is not None:
-        limits.append(3600 * config.resources.gpu_hours / (_slots(config) * config.resources.gpus_per_trial))
+        limits.append(3600 * config.resources.gpu_hours / (_slots(config) * _needs(config.resources)["GPU"]))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _request(resources: ResourceConfig) -> dict[str, float]:
+def _trainable(resources: ResourceConfig, context: TrialContext, folder: Path) -> Any:
+    from ray import tune
+
+    if resources.workers_per_trial > 1:
+        from alignray.sweep.parallel import drive_trial
+
+        driving = tune.with_parameters(drive_trial, context=context, resources=resources, folder=folder / "workers")
+        # The cores are asked for by the workers, once Tune has begun the trial; Tune wants something asked for too.
+        return tune.with_resources(driving, {"memory": 1})
+
+    from alignray.sweep.trainable import TrialTrainable
+
     request = {"cpu": resources.cpus_per_trial}
-    return {**request, "gpu": resources.gpus_per_trial} if resources.gpus_per_trial else request
+    if resources.gpus_per_trial:
+        request["gpu"] = resources.gpus_per_trial
+    return tune.with_resources(tune.with_parameters(TrialTrainable, context=context), request)
 
 
 def _attempt(folder: Path) -> str:

@@ -53,6 +53,13 @@ class TrialContext:
         """Where a trial's checkpoint lies."""
         return self.checkpoints / f"{key}.safetensors"
 
+    def keep(self, trial: Trial, key: str, metrics: Mapping[str, float]) -> None:
+        """Keep what an epoch came to: its metrics, and from time to time a checkpoint."""
+        # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
+        ray.get(self.tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
+        if not trial.finished and trial.epoch % self.checkpoint_every == 0:
+            trial.checkpoint().save(self.checkpoint_path(key))
+
 
 class TrialTrainable(tune.Trainable):
     """Runs trials one after the other in one process.
@@ -84,17 +91,8 @@ class TrialTrainable(tune.Trainable):
             metrics = self._trial.step()
         except AlignrayError as error:
             return {"done": True, "finished": False, "epoch": self._trial.epoch, "failed": str(error)}
-        epoch, finished = self._trial.epoch, self._trial.finished
-        # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
-        ray.get(self._context.tracker.log.remote([RunMetrics(key=self._key, step=epoch, values=metrics)]))
-        if not finished and epoch % self._context.checkpoint_every == 0:
-            self._trial.checkpoint().save(self._context.checkpoint_path(self._key))
-        return {
-            "done": finished,
-            "finished": finished,
-            "epoch": epoch,
-            "score": self._trial.best[self._trial.metric],
-        }
+        self._context.keep(self._trial, self._key, metrics)
+        return {"done": self._trial.finished, **standing(self._trial)}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         proposal: Proposal = config["proposal"]
@@ -108,3 +106,8 @@ class TrialTrainable(tune.Trainable):
                 self._trial.restore(Checkpoint.load(path))
         except AlignrayError as error:
             self._trial, self._reason = None, str(error)
+
+
+def standing(trial: Trial) -> dict[str, Any]:
+    """What Tune is told after an epoch; see `TrialTrainable.step`."""
+    return {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}

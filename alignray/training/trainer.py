@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from alignray.data import Batch, Loader, Panel
-from alignray.errors import TrainingError
+from alignray.errors import InvalidArgumentError, TrainingError
 from alignray.objectives import Mse, Objective, Sobolev
 from alignray.training.config import OPTIMISERS, TrainingConfig
 from alignray.training.members import Members
+from alignray.training.workers import ALONE, Workers
 
 _OPTIMISER = "optimiser."
 
@@ -52,6 +53,10 @@ class Trainer:
         panel: The data.
         eras: The training eras, as indices into the panel.
         seed: Seeds the order of the eras, and the directions.
+        workers: Those that train these members together, each with a trainer of its own.
+
+    Raises:
+        InvalidArgumentError: There are several workers and a `Sobolev` penalty.
     """
 
     def __init__(
@@ -63,12 +68,21 @@ class Trainer:
         eras: Sequence[int],
         *,
         seed: int,
+        workers: Workers = ALONE,
     ) -> None:
+        if workers.size > 1 and config.sobolev:
+            # Its directions are drawn for a batch as a whole, and no worker has the whole.
+            raise InvalidArgumentError(
+                f"training.sobolev: expected 0 in a trial of {workers.size} workers, got {config.sobolev}; "
+                "train it on one worker"
+            )
         self.members = members
         self._config, self._objective, self._panel, self._seed = config, objective, panel, seed
+        self._workers = workers
         self._eras = torch.as_tensor(eras)
         self._warmup = Mse(objective.layer)
         self._parameters = list(members.parameters.values())
+        self._device = self._parameters[0].device
         options = config.optimiser
         self._optimiser = OPTIMISERS[options.name](
             self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay
@@ -85,23 +99,18 @@ class Trainer:
         """
         started = time.monotonic()
         objective = self._objective_in(epoch)
-        total, count, residual, unconverged, solver_seconds = 0.0, 0, 0.0, 0, 0.0
-        batches = self._batches(epoch)
-        for step, batch in enumerate(batches):
-            p = self.members(batch.features, batch.present, seed=self._epoch_seed(epoch) * 1_000_003 + step)
-            require_finite(p, f"epoch {epoch}, step {step}")
-            solving = time.monotonic()
-            loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
-            solver_seconds += time.monotonic() - solving
-            good = loss.isfinite() & gradient.isfinite().all(-1)
-            counted = good & batch.mask.any(-1)  # an era without targets has no loss to count
-            total += float(loss[counted].sum())
-            count += int(counted.sum())
-            unconverged += int((~good).sum())
-            residual = max(residual, worst)
-            # Each member's loss is its own mean over the batch: the sum over members keeps their gradients apart.
-            gradient = torch.where(good.unsqueeze(-1), gradient, 0.0) / loss.shape[-1]
-            self._step(p, gradient)
+        sums, shares = _Sums(), self._shares(epoch)
+        batches = Loader(self._panel, [mine for mine, _ in shares if mine], self._device)
+        for step, (mine, size) in enumerate(shares):
+            self._optimiser.zero_grad(set_to_none=True)
+            seed = self._step_seed(epoch, step)
+            diverged = self._backward(objective, next(batches), size, sums, seed) if mine else []
+            diverged = self._workers.sum_gradients(self._parameters, diverged)
+            require_none(diverged, f"epoch {epoch}, step {step}")
+            self._step()
+        total, count, unconverged = self._workers.sum(
+            torch.tensor([sums.loss, sums.count, sums.unconverged], dtype=torch.float64, device=self._device)
+        ).tolist()
         if not count:
             raise TrainingError(
                 f"epoch {epoch}: no solve of an era with targets converged; "
@@ -109,10 +118,10 @@ class Trainer:
             )
         return EpochStats(
             loss=total / count,
-            residual_max=residual,
-            unconverged=unconverged,
+            residual_max=self._workers.max(sums.residual, self._device),
+            unconverged=int(unconverged),
             seconds=time.monotonic() - started,
-            solver_seconds=0.0 if objective is self._warmup else solver_seconds,
+            solver_seconds=0.0 if objective is self._warmup else sums.solver_seconds,
             loader_seconds=batches.waited,
         )
 
@@ -154,15 +163,37 @@ class Trainer:
     def _epoch_seed(self, epoch: int) -> int:
         return self._seed * 1_000_003 + epoch
 
-    def _batches(self, epoch: int) -> Loader:
+    def _step_seed(self, epoch: int, step: int) -> int:
+        """What this worker's members draw in a step depends on, and on nothing else."""
+        return (self._epoch_seed(epoch) * 1_000_003 + step) * self._workers.size + self._workers.rank
+
+    def _shares(self, epoch: int) -> list[tuple[list[int], int]]:
+        """The eras of each batch that are this worker's, and how many eras the whole batch has."""
         generator = torch.Generator().manual_seed(self._epoch_seed(epoch))
         order = self._eras[torch.randperm(len(self._eras), generator=generator)]
-        groups = [eras.tolist() for eras in order.split(self._config.eras_per_batch)]
-        return Loader(self._panel, groups, self._parameters[0].device)
+        batches = [eras.tolist() for eras in order.split(self._config.eras_per_batch)]
+        return [([eras[at] for at in self._workers.share(self._panel, eras)], len(eras)) for eras in batches]
 
-    def _step(self, p: Tensor, gradient: Tensor) -> None:
-        self._optimiser.zero_grad(set_to_none=True)
-        p.backward(gradient)
+    def _backward(self, objective: Objective, batch: Batch, size: int, sums: _Sums, seed: int) -> list[int]:
+        """Add the gradient of a batch's eras, of whose mean over ``size`` they are a part; or the diverged members."""
+        p = self.members(batch.features, batch.present, seed=seed)
+        diverged = not_finite(p)
+        if diverged:
+            return diverged
+        solving = time.monotonic()
+        loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
+        sums.solver_seconds += time.monotonic() - solving
+        good = loss.isfinite() & gradient.isfinite().all(-1)
+        counted = good & batch.mask.any(-1)  # an era without targets has no loss to count
+        sums.loss += float(loss[counted].sum())
+        sums.count += int(counted.sum())
+        sums.unconverged += int((~good).sum())
+        sums.residual = max(sums.residual, worst)
+        # Each member's loss is its own mean over the batch: the sum over members keeps their gradients apart.
+        p.backward(torch.where(good.unsqueeze(-1), gradient, 0.0) / size)
+        return []
+
+    def _step(self) -> None:
         clip = self._config.optimiser.gradient_clip
         if clip is not None:
             gradients = [value.grad for value in self._parameters if value.grad is not None]
@@ -173,23 +204,43 @@ class Trainer:
         self._optimiser.step()
 
 
-def require_finite(p: Tensor, when: str) -> None:
+@dataclass(slots=True)
+class _Sums:
+    """What a worker adds up in an epoch."""
+
+    loss: float = 0.0
+    count: int = 0
+    residual: float = 0.0
+    unconverged: int = 0
+    solver_seconds: float = 0.0
+
+
+def not_finite(p: Tensor) -> list[int]:
+    """The members that have diverged: those with a prediction ``[R, ...]`` that is not finite."""
+    diverged: list[int] = (~p.detach().isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    return diverged
+
+
+def require_none(diverged: Sequence[int], when: str) -> None:
     """Check that no member has diverged.
 
     Args:
-        p: Predictions ``[R, ...]``.
+        diverged: Those that have.
         when: What the message says about the time.
 
     Raises:
-        TrainingError: A prediction is not finite; the member is named.
+        TrainingError: One has; it is named.
     """
-    diverged = ~p.detach().isfinite().flatten(1).all(1)
-    if bool(diverged.any()):
-        members = diverged.nonzero().flatten().tolist()
+    if diverged:
         raise TrainingError(
-            f"member {', '.join(map(str, members))} diverged at {when}: predictions are not finite; "
+            f"member {', '.join(map(str, diverged))} diverged at {when}: predictions are not finite; "
             "lower optimiser.learning_rate or set optimiser.gradient_clip"
         )
+
+
+def require_finite(p: Tensor, when: str) -> None:
+    """Check that no member has diverged on this worker, by its predictions ``[R, ...]``; see `require_none`."""
+    require_none(not_finite(p), when)
 
 
 def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:

@@ -20,7 +20,7 @@ from alignray.metrics import masked
 from alignray.objectives import regret
 from alignray.solver import SolverLayer
 from alignray.statistics import mean, sharpe
-from alignray.training import Members, require_finite
+from alignray.training import ALONE, Members, Workers, not_finite, require_none
 from alignray.trial.unscored import Unscored, first_reason
 
 _ERAS_AT_ONCE = 256
@@ -213,7 +213,14 @@ class Scores:
         return flat
 
 
-def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: Panel, eras: Sequence[int]) -> Scores:
+def score(
+    members: Members,
+    layer: SolverLayer,
+    scoring: ScoringConfig,
+    panel: Panel,
+    eras: Sequence[int],
+    workers: Workers = ALONE,
+) -> Scores:
     """Predict, decide, and measure.
 
     Args:
@@ -222,6 +229,7 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
         scoring: What is measured, and under which reference cost.
         panel: The data.
         eras: Eras of the panel, as indices.
+        workers: Those that score these members together: each measures the eras that it owns, all return the same.
 
     Returns:
         Every metric of ``METRICS``.
@@ -230,35 +238,48 @@ def score(members: Members, layer: SolverLayer, scoring: ScoringConfig, panel: P
         TrainingError: A member's predictions are not finite.
     """
     reference = SolverLayer(scoring.cost, tol=layer.tol, max_iter=layer.max_iter, on_failure="nan")
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in METRICS}
-    residual, unconverged = 0.0, 0
     device = next(iter(members.parameters.values())).device
+    # Values and reasons of every metric; 0 in another worker's eras, so that the sum over workers is the whole.
+    found = torch.zeros(2, len(METRICS), len(members), len(eras), dtype=torch.float64, device=device)
+    mine, residual, unconverged = workers.share(panel, eras), 0.0, 0
+    diverged = torch.zeros(len(members), dtype=torch.float64, device=device)
     with torch.no_grad():
-        for batch in Loader(panel, _groups(panel, eras), device):
+        groups = _groups(panel, mine)
+        batches = Loader(panel, [[eras[place] for place in places] for places in groups], device)
+        for places, batch in zip(groups, batches, strict=True):
             p = members(batch.features, batch.present).double()
-            require_finite(p, "scoring")
+            if lost := not_finite(p):
+                diverged[lost] = 1
+                break
             solution = layer(p, batch.factors, batch.mask)
             residual = max(residual, float(solution.residual.max()))
             unconverged += int((~solution.converged).sum())
             y, F = batch.target.double(), batch.factors.double()
-            scored = Scored(
-                p, solution.q, y, F, batch.mask, batch.known, solution.converged, reference, scoring.top_bottom
+            found[..., places] = _measure(
+                Scored(p, solution.q, y, F, batch.mask, batch.known, solution.converged, reference, scoring.top_bottom)
             )
-            # Two summaries of one series are computed once.
-            measured: dict[Callable[[Scored], Tensor], tuple[Tensor, Tensor]] = {}
-            for name, metric in METRICS.items():
-                if metric.per_era not in measured:
-                    measured[metric.per_era] = metric.measure(scored)
-                parts[name].append(measured[metric.per_era])
-    series, reasons = (
-        {name: torch.cat([part[which] for part in found], dim=1).cpu().numpy() for name, found in parts.items()}
-        for which in (0, 1)
+    require_none(workers.sum(diverged).nonzero().flatten().tolist(), "scoring")
+    values, reasons = workers.sum(found).cpu().numpy()
+    return Scores(
+        tuple(panel.eras[era] for era in eras),
+        dict(zip(METRICS, values, strict=True)),
+        dict(zip(METRICS, reasons.astype(np.uint8), strict=True)),
+        workers.max(residual, device),
+        int(workers.sum(torch.tensor(unconverged, device=device))),
     )
-    return Scores(tuple(panel.eras[era] for era in eras), series, reasons, residual, unconverged)
 
 
-def _groups(panel: Panel, eras: Sequence[int]) -> list[Sequence[int]]:
+def _groups(panel: Panel, places: Sequence[int]) -> list[Sequence[int]]:
     """The eras in groups that are scored at once."""
     numbers = panel.num_rows * panel.num_features // panel.num_eras
     at_once = max(1, min(_ERAS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
-    return [eras[start : start + at_once] for start in range(0, len(eras), at_once)]
+    return [places[start : start + at_once] for start in range(0, len(places), at_once)]
+
+
+def _measure(scored: Scored) -> Tensor:
+    """Every metric of a batch, and why it is NaN where it is, ``[2, metrics, R, B]``."""
+    measured: dict[Callable[[Scored], Tensor], Tensor] = {}
+    for metric in METRICS.values():
+        if metric.per_era not in measured:  # two summaries of one series are computed once
+            measured[metric.per_era] = torch.stack([part.double() for part in metric.measure(scored)])
+    return torch.stack([measured[metric.per_era] for metric in METRICS.values()], dim=1)

@@ -18,7 +18,7 @@ from alignray.diagnostics import DiagnosticsConfig, diagnose
 from alignray.errors import DataError, TrainingError
 from alignray.objectives import objective
 from alignray.solver import SolverLayer
-from alignray.training import EpochStats, Members, Trainer
+from alignray.training import ALONE, EpochStats, Members, Trainer, Workers
 from alignray.trial.config import TrialConfig
 from alignray.trial.reporter import NullReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, score
@@ -39,9 +39,11 @@ class Trial:
         panel: The eras that may be searched: the holdout is not among them.
         folds: The folds to train on; None for those of ``config.split``.
         device: ``cpu``, ``cuda``, ….
+        workers: Those that train it together, each with a `Trial` of its own; all go through the same epochs and come
+            to the same metrics, to the bit, and to those of one worker alone, to rounding.
 
     Raises:
-        InvalidArgumentError: The panel is too short for the folds.
+        InvalidArgumentError: The panel is too short for the folds, or several workers cannot train it.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class Trial:
         *,
         folds: Sequence[Fold] | None = None,
         device: torch.device | str = "cpu",
+        workers: Workers = ALONE,
     ) -> None:
-        self.config, self._panel, self._device = config, panel, torch.device(device)
+        self.config, self._panel, self._device, self._workers = config, panel, torch.device(device), workers
         if folds is None:
             folds = config.split.cut(panel.num_eras, holdout=0).folds
         self._folds = tuple(folds)
@@ -88,7 +91,7 @@ class Trial:
         started = time.monotonic()
         stats = [trainer.run_epoch(self.epoch) for trainer in self._trainers]
         scores = [
-            score(trainer.members, self._layer, self.config.scoring, self._panel, fold.validation)
+            score(trainer.members, self._layer, self.config.scoring, self._panel, fold.validation, self._workers)
             for trainer, fold in zip(self._trainers, self._folds, strict=True)
         ]
         self.epoch += 1
@@ -170,7 +173,7 @@ class Trial:
         config = self.config
         members = Members(config.model, self._panel.num_features, config.member_seeds, self._device)
         arm = objective(config.objective, self._layer)
-        return Trainer(config.training, members, arm, self._panel, fold.train, seed=config.seed)
+        return Trainer(config.training, members, arm, self._panel, fold.train, seed=config.seed, workers=self._workers)
 
 
 def run_trial(
