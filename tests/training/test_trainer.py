@@ -167,7 +167,8 @@ def test_eras_whose_solve_failed_are_left_out_and_counted(losing, panel):
     stats = running.run_epoch(0)
     assert stats.unconverged == 3
     # The same step by hand, on the two eras that are left; a batch's loss is still its mean over three.
-    ((batch, _),) = manual._batches(0)
+    ((eras, _),) = manual._shares(0)
+    batch = panel.batch(eras)
     p = manual.members(batch.features)
     error = torch.where(batch.mask, p - batch.target, 0.0)
     loss = 0.5 * error.square().sum(-1) / batch.mask.sum(-1)
