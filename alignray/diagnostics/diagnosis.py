@@ -13,8 +13,9 @@ from alignray.data import Panel
 from alignray.diagnostics.dead_rows import DeadZone, dead_zone
 from alignray.diagnostics.fidelity import Fidelity, gradient_fidelity
 from alignray.diagnostics.staleness import BOUND, Reuse, reuse
+from alignray.errors import TrainingError
 from alignray.objectives import Objective
-from alignray.training import Members, TrainingConfig, require_finite
+from alignray.training import Members, TrainingConfig
 
 _DIRECTIONS = 8
 
@@ -102,7 +103,12 @@ def diagnose(
     )
     with torch.no_grad():
         p = members(batch.features, batch.present)
-    require_finite(p, "diagnostics")
+    diverged = (~p.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if diverged:
+        raise TrainingError(
+            f"diagnostics: expected finite predictions, those of member {', '.join(map(str, diverged))} are not; "
+            "leave out members that diverged"
+        )
     given = (batch.target, batch.factors, batch.mask)
     steps = [2**power for power in range(config.reuse.bit_length())]
     return Diagnosis(

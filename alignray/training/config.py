@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
-import torch
-
-from alignray.configuration import require_above, require_at_least, require_one_of, require_within
+from alignray.configuration import require_at_least, require_one_of, require_within
 from alignray.costs import Cost
-
-OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-"""Every optimiser by name."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimiserConfig:
-    """The optimiser.
-
-    Attributes:
-        name: A row of ``OPTIMISERS``.
-        learning_rate: The step size; losses are means over eras and rows.
-        weight_decay: Decay of the weights a step, as the optimiser defines it.
-        gradient_clip: The largest gradient norm of a member; None leaves gradients as they are.
-    """
-
-    name: str = "adamw"
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    gradient_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        require_one_of("optimiser.name", self.name, OPTIMISERS)
-        require_above("optimiser.learning_rate", self.learning_rate, 0)
-        require_at_least("optimiser.weight_decay", self.weight_decay, 0)
-        require_above("optimiser.gradient_clip", self.gradient_clip, 0)
+from alignray.training.averaging import AveragingConfig
+from alignray.training.optimiser import OptimiserConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,26 +48,35 @@ class TrainingConfig:
     Attributes:
         epochs: Epochs at most.
         patience: Epochs without a better validation score before training stops.
-        eras_per_batch: Eras in one step.
+        eras_per_batch: Eras in one batch.
+        accumulate: Batches in one step, whose gradient is their mean: for batches that are too large for a device.
         warmup_epochs: First epochs that minimise ``mse`` whatever the objective: a network that starts inside the
             solver's dead zone gets no gradient from the solver.
         annealing: How the epochs after them are eased into the cost.
         sobolev: The weight of the penalty on the error of the decision's derivatives, see `Sobolev`; 0 for none. The
             warm-up goes without.
         optimiser: The optimiser.
+        averaging: Which average of the weights is scored and kept.
+        precision: What the network computes in while it is trained. ``bfloat16`` and ``float16`` are autocast, on a
+            GPU; the objective and the solver keep their own precision, and members are scored in float32.
     """
 
     epochs: int = 20
     patience: int = 5
     eras_per_batch: int = 64
+    accumulate: int = 1
     warmup_epochs: int = 1
     annealing: AnnealingConfig = field(default_factory=AnnealingConfig)
     sobolev: float = 0.0
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         require_at_least("training.epochs", self.epochs, 1)
         require_at_least("training.patience", self.patience, 1)
         require_at_least("training.eras_per_batch", self.eras_per_batch, 1)
+        require_at_least("training.accumulate", self.accumulate, 1)
         require_at_least("training.warmup_epochs", self.warmup_epochs, 0)
         require_at_least("training.sobolev", self.sobolev, 0)
+        require_one_of("training.precision", self.precision, ("float32", "bfloat16", "float16"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -39,6 +40,7 @@ class Members:
             name: value.detach().to(device).requires_grad_() for name, value in stacked.items()
         }
         self.sees_era = sees_era(models[0])
+        self._alive: Tensor | None = None
         canonical: dict[int, str] = {}  # a parameter that two layers share has one name among the stacked ones
         names = {
             name: canonical.setdefault(id(value), name)
@@ -76,6 +78,37 @@ class Members:
         with _seeded(seed, features.device):
             return self._run(features, present).squeeze(-1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def alive(self) -> Tensor:
+        """The members that have not been lost, bool ``[R]``."""
+        if self._alive is None:
+            finite = [value.detach().flatten(1).isfinite().all(1) for value in self.parameters.values()]
+            self._alive = torch.stack(finite).all(0)
+        return self._alive
+
+    def lose(self, members: Sequence[int]) -> None:
+        """Part with members that have diverged: their parameters become NaN, and so do their predictions."""
+        with torch.no_grad():
+            for value in self.parameters.values():
+                value[list(members)] = torch.nan
+        self._alive = None
+
+    def living(self) -> Members:
+        """Those that have not been lost."""
+        alive = self.alive
+        return self if bool(alive.all()) else self.of({name: value[alive] for name, value in self.parameters.items()})
+
+    def of(self, parameters: Mapping[str, Tensor]) -> Members:
+        """Members of the same network with other parameters, which are not copied."""
+        others = copy.copy(self)
+        others.parameters, others._alive = dict(parameters), None
+        return others
+
     def state(self) -> dict[str, Tensor]:
         """A copy of the parameters."""
         return {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -95,6 +128,7 @@ class Members:
                         f"state: expected {name} of shape {list(value.shape)}, got {list(state[name].shape)}"
                     )
                 value.copy_(state[name])
+        self._alive = None
 
     def _require_fit(self, family: str, num_features: int, buffers: Sequence[str]) -> None:
         """Check a network of the user's own on two eras of three rows."""

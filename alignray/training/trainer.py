@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +14,13 @@ from torch import Tensor
 from alignray.data import Batch, Loader, Panel
 from alignray.errors import InvalidArgumentError, TrainingError
 from alignray.objectives import Mse, Objective, Sobolev
-from alignray.training.config import OPTIMISERS, TrainingConfig
+from alignray.training.averaging import Average
+from alignray.training.config import TrainingConfig
 from alignray.training.members import Members
+from alignray.training.optimiser import MemberOptimiser
 from alignray.training.workers import ALONE, Workers
 
-_OPTIMISER = "optimiser."
+_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class EpochStats:
         seconds: The epoch's time.
         solver_seconds: Of that, the solves and the gradients through them.
         loader_seconds: And the waits for the next batch.
+        diverged: Members that have been lost, in this epoch or before.
     """
 
     loss: float
@@ -38,6 +43,7 @@ class EpochStats:
     seconds: float
     solver_seconds: float
     loader_seconds: float
+    diverged: int
 
 
 class Trainer:
@@ -45,6 +51,8 @@ class Trainer:
 
     The order of the eras depends on the seed and the epoch alone, so an epoch repeats exactly after a resume and is the
     same for every arm. So do the cost that is annealed and the directions of a `Sobolev` penalty.
+
+    A member whose predictions are no longer finite is lost: its parameters become NaN, and the others go on without it.
 
     Args:
         config: The loop.
@@ -56,7 +64,8 @@ class Trainer:
         workers: Those that train these members together, each with a trainer of its own.
 
     Raises:
-        InvalidArgumentError: There are several workers and a `Sobolev` penalty.
+        InvalidArgumentError: There are several workers and a `Sobolev` penalty; or ``training.precision`` needs a GPU.
+        ConfigurationError: A learning rate or a decay is given for another number of members.
     """
 
     def __init__(
@@ -81,12 +90,13 @@ class Trainer:
         self._workers = workers
         self._eras = torch.as_tensor(eras)
         self._warmup = Mse(objective.layer)
-        self._parameters = list(members.parameters.values())
-        self._device = self._parameters[0].device
-        options = config.optimiser
-        self._optimiser = OPTIMISERS[options.name](
-            self._parameters, lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        if config.precision != "float32" and members.device.type != "cuda":
+            raise InvalidArgumentError(
+                f"training.precision: expected float32 on {members.device.type}, got {config.precision}, for GPUs"
+            )
+        self._optimiser = MemberOptimiser(config.optimiser, members.parameters, scaled=config.precision == "float16")
+        averaging = config.averaging
+        self._average = None if averaging.kind == "none" else Average(averaging, members.parameters)
 
     def run_epoch(self, epoch: int) -> EpochStats:
         """One pass over the training eras.
@@ -95,57 +105,66 @@ class Trainer:
             epoch: Counts from 0.
 
         Raises:
-            TrainingError: A prediction is no longer finite; the member and the step are named.
+            TrainingError: Every member has diverged, the last ones at the epoch, step and era that are named; or no
+                solve converged.
         """
         started = time.monotonic()
-        objective = self._objective_in(epoch)
-        sums, shares = _Sums(), self._shares(epoch)
-        batches = Loader(self._panel, [mine for mine, _ in shares if mine], self._device)
-        for step, (mine, size) in enumerate(shares):
-            self._optimiser.zero_grad(set_to_none=True)
-            seed = self._step_seed(epoch, step)
-            diverged = self._backward(objective, next(batches), size, sums, seed) if mine else []
-            diverged = self._workers.sum_gradients(self._parameters, diverged)
-            require_none(diverged, f"epoch {epoch}, step {step}")
-            self._step()
-        total, count, unconverged = self._workers.sum(
-            torch.tensor([sums.loss, sums.count, sums.unconverged], dtype=torch.float64, device=self._device)
+        objective, steps, sums, batch = self._objective_in(epoch), self._steps(epoch), _Sums(), count()
+        batches = Loader(self._panel, [eras for step in steps for eras in step.parts if eras], self.members.device)
+        for number, step in enumerate(steps):
+            self._optimiser.zero_grad()
+            lost = _Lost()
+            for eras in step.parts:
+                seed = self._batch_seed(epoch, next(batch))
+                if eras:
+                    self._backward(objective, next(batches), step.size, sums, seed, lost)
+            self._part(lost, f"epoch {epoch}, step {number}")
+            self._go(epoch * len(steps) + number, len(steps))
+        averaging = self._config.averaging
+        if self._average is not None and averaging.kind == "swa" and epoch >= averaging.start:
+            self._average.update(self.members.parameters)
+        total, counted, unconverged = self._workers.sum(
+            torch.tensor([sums.loss, sums.count, sums.unconverged], dtype=torch.float64, device=self.members.device)
         ).tolist()
-        if not count:
+        if not counted:
             raise TrainingError(
                 f"epoch {epoch}: no solve of an era with targets converged; "
                 "widen the cost's strengths or raise solver.max_iter"
             )
         return EpochStats(
-            loss=total / count,
-            residual_max=self._workers.max(sums.residual, self._device),
+            loss=total / counted,
+            residual_max=self._workers.max(sums.residual, self.members.device),
             unconverged=int(unconverged),
             seconds=time.monotonic() - started,
             solver_seconds=0.0 if objective is self._warmup else sums.solver_seconds,
             loader_seconds=batches.waited,
+            diverged=len(self.members) - int(self.members.alive.sum()),
         )
 
+    @property
+    def scored(self) -> Members:
+        """The members that are scored and kept: as they are, or their average."""
+        if self._average is None or not self._average.ready:
+            return self.members
+        return self.members.of(self._average.mean)
+
     def state(self) -> dict[str, Tensor]:
-        """Everything that changes from epoch to epoch: the parameters and the optimiser's state."""
-        tensors = {f"members.{name}": value for name, value in self.members.state().items()}
-        for index, entries in self._optimiser.state_dict()["state"].items():
-            for name, value in entries.items():
-                if value is not None:
-                    tensors[f"{_OPTIMISER}{index}.{name}"] = torch.as_tensor(value).detach().clone()
-        return tensors
+        """Everything that changes from epoch to epoch: the parameters, the optimiser's state, the average."""
+        parts = {"members": self.members.state(), "optimiser": self._optimiser.state()}
+        if self._average is not None:
+            parts["average"] = self._average.state()
+        return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a `state`."""
-        self.members.load(
-            {name.removeprefix("members."): value for name, value in tensors.items() if name.startswith("members.")}
-        )
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith(_OPTIMISER):
-                index, key = name.removeprefix(_OPTIMISER).split(".", 1)
-                entries.setdefault(int(index), {})[key] = value.clone()
-        state = self._optimiser.state_dict()
-        self._optimiser.load_state_dict({**state, "state": entries})
+
+        def part(of: str) -> dict[str, Tensor]:
+            return {name.removeprefix(of): value for name, value in tensors.items() if name.startswith(of)}
+
+        self.members.load(part("members."))
+        self._optimiser.load(part("optimiser."))
+        if self._average is not None:
+            self._average.load(part("average."))
 
     def _objective_in(self, epoch: int) -> Objective:
         config, objective = self._config, self._objective
@@ -163,45 +182,93 @@ class Trainer:
     def _epoch_seed(self, epoch: int) -> int:
         return self._seed * 1_000_003 + epoch
 
-    def _step_seed(self, epoch: int, step: int) -> int:
-        """What this worker's members draw in a step depends on, and on nothing else."""
-        return (self._epoch_seed(epoch) * 1_000_003 + step) * self._workers.size + self._workers.rank
+    def _batch_seed(self, epoch: int, batch: int) -> int:
+        """What this worker's members draw for a batch depends on, and on nothing else."""
+        return (self._epoch_seed(epoch) * 1_000_003 + batch) * self._workers.size + self._workers.rank
 
-    def _shares(self, epoch: int) -> list[tuple[list[int], int]]:
-        """The eras of each batch that are this worker's, and how many eras the whole batch has."""
+    def _steps(self, epoch: int) -> list[_Step]:
         generator = torch.Generator().manual_seed(self._epoch_seed(epoch))
         order = self._eras[torch.randperm(len(self._eras), generator=generator)]
         batches = [eras.tolist() for eras in order.split(self._config.eras_per_batch)]
-        return [([eras[at] for at in self._workers.share(self._panel, eras)], len(eras)) for eras in batches]
+        mine = [[eras[at] for at in self._workers.share(self._panel, eras)] for eras in batches]
+        together = self._config.accumulate
+        return [
+            _Step(mine[first : first + together], sum(map(len, batches[first : first + together])))
+            for first in range(0, len(batches), together)
+        ]
 
-    def _backward(self, objective: Objective, batch: Batch, size: int, sums: _Sums, seed: int) -> list[int]:
-        """Add the gradient of a batch's eras, of whose mean over ``size`` they are a part; or the diverged members."""
-        p = self.members(batch.features, batch.present, seed=seed)
-        diverged = not_finite(p)
-        if diverged:
-            return diverged
+    def _backward(self, objective: Objective, batch: Batch, size: int, sums: _Sums, seed: int, lost: _Lost) -> None:
+        """Add the gradient of a batch's eras, of whose mean over ``size`` eras they are a part."""
+        device, precision = self.members.device.type, self._config.precision
+        with torch.autocast(device, _TYPES.get(precision), enabled=precision in _TYPES):
+            p = self.members(batch.features, batch.present, seed=seed)
+        finite = p.detach().isfinite().all(-1)  # [R, B]
+        alive = finite.all(-1)
+        if not bool(alive.all()):
+            lost.note(finite, batch.eras, self.members.alive)
         solving = time.monotonic()
-        loss, gradient, worst = _loss_gradient(objective, p.detach(), batch)
+        given = p.detach().float()
+        given = given if bool(alive.all()) else torch.where(alive[:, None, None], given, 0.0)
+        loss, gradient, worst = _loss_gradient(objective, given, batch)
         sums.solver_seconds += time.monotonic() - solving
         good = loss.isfinite() & gradient.isfinite().all(-1)
-        counted = good & batch.mask.any(-1)  # an era without targets has no loss to count
+        counted = good & batch.mask.any(-1) & alive[:, None]  # an era without targets has no loss to count
         sums.loss += float(loss[counted].sum())
         sums.count += int(counted.sum())
-        sums.unconverged += int((~good).sum())
+        sums.unconverged += int((~good & alive[:, None]).sum())
         sums.residual = max(sums.residual, worst)
-        # Each member's loss is its own mean over the batch: the sum over members keeps their gradients apart.
-        p.backward(torch.where(good.unsqueeze(-1), gradient, 0.0) / size)
-        return []
+        # Each member's loss is its own mean over the step: the sum over members keeps their gradients apart.
+        gradient = torch.where(good.unsqueeze(-1), gradient, 0.0) / size
+        p.backward(self._optimiser.scale(gradient).to(p.dtype))
 
-    def _step(self) -> None:
-        clip = self._config.optimiser.gradient_clip
-        if clip is not None:
-            gradients = [value.grad for value in self._parameters if value.grad is not None]
-            norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in gradients]).norm(dim=0)  # [R]
-            scale = (clip / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
-            for grad in gradients:
-                grad.mul_(scale.reshape(-1, *([1] * (grad.dim() - 1))))
-        self._optimiser.step()
+    def _part(self, lost: _Lost, when: str) -> None:
+        """Add up the workers' gradients, and part with the members that are lost."""
+        members = self.members
+        parameters = list(members.parameters.values())
+        gone = self._workers.sum_gradients(parameters, sorted(lost.members))
+        if gone:
+            members.lose(gone)
+        if bool(members.alive.all()):
+            return
+        if not bool(members.alive.any()):
+            era = int(self._workers.max(lost.era, members.device))
+            where = f"{when}, era {self._panel.eras[era]!r}" if era >= 0 else when
+            raise TrainingError(
+                f"every member has diverged, member {', '.join(map(str, gone))} at {where}: predictions are not "
+                "finite; lower optimiser.learning_rate or set optimiser.gradient_clip"
+            )
+        for value in parameters:
+            if value.grad is not None:
+                value.grad[~members.alive] = 0.0
+
+    def _go(self, step: int, steps: int) -> None:
+        """Take a step, counted over all epochs of so many steps each."""
+        config = self._config
+        self._optimiser.step(config.optimiser.schedule.share(step, steps * config.epochs))
+        begun = step >= config.averaging.start * steps
+        if self._average is not None and config.averaging.kind == "ema" and begun:
+            self._average.update(self.members.parameters)
+
+
+class _Step(NamedTuple):
+    """A step of the optimiser: this worker's eras of each of its batches, and how many eras all of them have."""
+
+    parts: list[list[int]]
+    size: int
+
+
+@dataclass(slots=True)
+class _Lost:
+    """Which members have diverged in a step on this worker, and the last era in which they have; −1 for none."""
+
+    members: set[int] = field(default_factory=set)
+    era: int = -1
+
+    def note(self, finite: Tensor, eras: Tensor, alive: Tensor) -> None:
+        """Take note of the living members whose predictions of some of the eras ``[B]`` are not finite ``[R, B]``."""
+        for member, place in (~finite & alive[:, None]).nonzero().tolist():
+            self.members.add(member)
+            self.era = max(self.era, int(eras[place]))
 
 
 @dataclass(slots=True)
@@ -213,34 +280,6 @@ class _Sums:
     residual: float = 0.0
     unconverged: int = 0
     solver_seconds: float = 0.0
-
-
-def not_finite(p: Tensor) -> list[int]:
-    """The members that have diverged: those with a prediction ``[R, ...]`` that is not finite."""
-    diverged: list[int] = (~p.detach().isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-    return diverged
-
-
-def require_none(diverged: Sequence[int], when: str) -> None:
-    """Check that no member has diverged.
-
-    Args:
-        diverged: Those that have.
-        when: What the message says about the time.
-
-    Raises:
-        TrainingError: One has; it is named.
-    """
-    if diverged:
-        raise TrainingError(
-            f"member {', '.join(map(str, diverged))} diverged at {when}: predictions are not finite; "
-            "lower optimiser.learning_rate or set optimiser.gradient_clip"
-        )
-
-
-def require_finite(p: Tensor, when: str) -> None:
-    """Check that no member has diverged on this worker, by its predictions ``[R, ...]``; see `require_none`."""
-    require_none(not_finite(p), when)
 
 
 def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:

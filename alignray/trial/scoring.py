@@ -20,7 +20,7 @@ from alignray.metrics import masked
 from alignray.objectives import regret
 from alignray.solver import SolverLayer
 from alignray.statistics import mean, sharpe
-from alignray.training import ALONE, Members, Workers, not_finite, require_none
+from alignray.training import ALONE, Members, Workers
 from alignray.trial.unscored import Unscored, first_reason
 
 _ERAS_AT_ONCE = 256
@@ -221,7 +221,7 @@ def score(
     eras: Sequence[int],
     workers: Workers = ALONE,
 ) -> Scores:
-    """Predict, decide, and measure.
+    """Predict, decide, and measure. A member with a prediction that is not finite has no score in any era.
 
     Args:
         members: The trained members.
@@ -233,9 +233,6 @@ def score(
 
     Returns:
         Every metric of ``METRICS``.
-
-    Raises:
-        TrainingError: A member's predictions are not finite.
     """
     reference = SolverLayer(scoring.cost, tol=layer.tol, max_iter=layer.max_iter, on_failure="nan")
     device = next(iter(members.parameters.values())).device
@@ -248,9 +245,9 @@ def score(
         batches = Loader(panel, [[eras[place] for place in places] for places in groups], device)
         for places, batch in zip(groups, batches, strict=True):
             p = members(batch.features, batch.present).double()
-            if lost := not_finite(p):
-                diverged[lost] = 1
-                break
+            finite = p.isfinite().flatten(1).all(1)
+            diverged[~finite] = 1
+            p = torch.where(finite[:, None, None], p, 0.0)
             solution = layer(p, batch.factors, batch.mask)
             residual = max(residual, float(solution.residual.max()))
             unconverged += int((~solution.converged).sum())
@@ -258,7 +255,8 @@ def score(
             found[..., places] = _measure(
                 Scored(p, solution.q, y, F, batch.mask, batch.known, solution.converged, reference, scoring.top_bottom)
             )
-    require_none(workers.sum(diverged).nonzero().flatten().tolist(), "scoring")
+    lost = workers.sum(diverged) > 0  # a member is scored on all eras, or on none
+    found[0, :, lost], found[1, :, lost] = torch.nan, float(Unscored.DIVERGED)
     values, reasons = workers.sum(found).cpu().numpy()
     return Scores(
         tuple(panel.eras[era] for era in eras),

@@ -64,7 +64,7 @@ class Trial:
         self.epoch = 0
         self.best_epoch = 0
         self.best: dict[str, float] = {}
-        self._best_states = [trainer.members.state() for trainer in self._trainers]
+        self._best_states = [trainer.scored.state() for trainer in self._trainers]
 
     @property
     def finished(self) -> bool:
@@ -82,16 +82,17 @@ class Trial:
 
         Returns:
             The epoch's metrics: ``train/loss``, ``val/…``, ``solver/…``, ``time/…``, and where they are asked for
-            ``diag/…``. ``val/unscored`` counts the eras × members without what the search looks at, and
-            ``val/unscored_<reason>`` those for each reason that there is.
+            ``diag/…`` (not once a member is lost). ``train/diverged`` counts the members that are, over the folds;
+            ``val/unscored`` the eras × members without what the search looks at, and ``val/unscored_<reason>`` those
+            for each reason that there is.
 
         Raises:
-            TrainingError: A prediction is not finite, or no validation era of a fold has a score.
+            TrainingError: Every member of a fold has diverged, or no validation era of a fold has a score.
         """
         started = time.monotonic()
         stats = [trainer.run_epoch(self.epoch) for trainer in self._trainers]
         scores = [
-            score(trainer.members, self._layer, self.config.scoring, self._panel, fold.validation, self._workers)
+            score(trainer.scored, self._layer, self.config.scoring, self._panel, fold.validation, self._workers)
             for trainer, fold in zip(self._trainers, self._folds, strict=True)
         ]
         self.epoch += 1
@@ -107,14 +108,14 @@ class Trial:
         direction = METRICS[self.config.scoring.metric].direction
         if not self.best or direction * value > direction * self.best[self.metric]:
             self.best, self.best_epoch = metrics, self.epoch
-            self._best_states = [trainer.members.state() for trainer in self._trainers]
+            self._best_states = [trainer.scored.state() for trainer in self._trainers]
         return metrics
 
     def best_members(self, fold: int = -1) -> Members:
-        """The members of one fold as they were after the best epoch."""
+        """The members of one fold as they were after the best epoch, without those that were lost by then."""
         members = Members(self.config.model, self._panel.num_features, self.config.member_seeds, self._device)
         members.load(self._best_states[fold])
-        return members
+        return members.living()
 
     def checkpoint(self) -> Checkpoint:
         """All that the rest of the trial depends on."""
@@ -157,6 +158,8 @@ class Trial:
         """Of the last fold, of which none has more training eras."""
         started = time.monotonic()
         config, trainer = self.config, self._trainers[-1]
+        if not bool(trainer.members.alive.all()):
+            return {}
         found = diagnose(
             objective(config.objective, self._layer),
             trainer.members,
@@ -214,6 +217,7 @@ def _summarise(stats: Sequence[EpochStats], scores: Sequence[Scores], seconds: f
     training = sum(epoch.seconds for epoch in stats)
     return {
         "train/loss": mean([epoch.loss for epoch in stats]),
+        "train/diverged": float(sum(epoch.diverged for epoch in stats)),
         **{name: mean([fold[name] for fold in folds]) for name in folds[0]},
         "solver/residual_max": max(*(epoch.residual_max for epoch in stats), *(fold.residual_max for fold in scores)),
         "solver/unconverged": float(sum(e.unconverged for e in stats) + sum(fold.unconverged for fold in scores)),

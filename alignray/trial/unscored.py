@@ -20,6 +20,7 @@ class Unscored(IntEnum):
     CONSTANT_PREDICTION = 6
     TOO_FEW_ROWS = 7
     UNDEFINED = 8
+    DIVERGED = 9
 
     @property
     def key(self) -> str:
@@ -45,6 +46,10 @@ _IN_WORDS = {
     Unscored.CONSTANT_DECISION: ("the decision is the same on every row, mostly 0", "lower the cost's strengths"),
     Unscored.CONSTANT_PREDICTION: ("the prediction is the same on every row", "lower optimiser.weight_decay"),
     Unscored.TOO_FEW_ROWS: ("the era has fewer than 2 top_bottom rows", "lower scoring.top_bottom"),
+    Unscored.DIVERGED: (
+        "the member has diverged: its predictions are not finite",
+        "lower optimiser.learning_rate or set optimiser.gradient_clip",
+    ),
     Unscored.UNDEFINED: ("what the metric compares does not vary in the rows compared", "raise scoring.top_bottom"),
 }
 

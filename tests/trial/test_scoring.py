@@ -10,12 +10,12 @@ import torch
 
 from alignray import metrics
 from alignray.costs import FactorPenalty, Quadratic, SoftL1
-from alignray.errors import TrainingError
 from alignray.models import ModelConfig, build_model
 from alignray.solver import SolverLayer
 from alignray.training import Members
 from alignray.trial import METRICS, Scores, ScoringConfig, score
 from alignray.trial import scoring as scoring_module
+from alignray.trial.unscored import Unscored
 
 OWN = Quadratic(1.0) + SoftL1(0.05) + FactorPenalty(0.1)
 REFERENCE = Quadratic(2.0) + SoftL1(0.02, width=0.01) + FactorPenalty(0.3)
@@ -144,12 +144,17 @@ def test_an_era_of_equal_targets_has_no_score(panel):
     assert scores.unconverged == 0
 
 
-def test_a_member_that_diverged_is_named(panel):
-    members = make_members()
+def test_a_member_that_diverged_has_no_score_and_the_others_have_theirs(panel):
+    members, whole = make_members(), make_members()
     with torch.no_grad():
         members.parameters["0.bias"][2] = torch.inf
-    with pytest.raises(TrainingError, match="member 2 diverged at scoring: predictions are not finite"):
-        score(members, SolverLayer(OWN), ScoringConfig(cost=REFERENCE), panel, ERAS)
+    layer, scoring = SolverLayer(OWN), ScoringConfig(cost=REFERENCE)
+    found, expected = (score(these, layer, scoring, panel, ERAS) for these in (members, whole))
+    for name in METRICS:
+        np.testing.assert_array_equal(found.series[name][:2], expected.series[name][:2])
+        assert np.isnan(found.series[name][2]).all()
+        assert found.unscored(name)[Unscored.DIVERGED] == len(ERAS)
+    assert np.isfinite(found.summary("val")["val/corr"])
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

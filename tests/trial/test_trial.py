@@ -161,7 +161,9 @@ def test_a_trial_that_diverges_ends_in_words(eras_per_batch, panel):
         eras_per_batch=eras_per_batch,
         optimiser=OptimiserConfig(name="sgd", learning_rate=1e38),
     )
-    with pytest.raises(TrainingError, match=r"member 0, 1 diverged at (epoch 0, step|scoring)"):
+    with pytest.raises(
+        TrainingError, match=r"every member has diverged, member 0, 1 at epoch 0|the member has diverged"
+    ):
         Trial(config(training=training), panel).step()
 
 
