@@ -1,10 +1,11 @@
-"""Checkpoints: tensors and a record in one safetensors file, written atomically and verified by digest."""
+"""Checkpoints: tensors and a record in one safetensors file, atomic, verified by digest; the last few are kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from alignray.types import Plain
 
 _RECORD = "alignray"
 _DIGEST = "sha256"
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,47 @@ class Checkpoint:
         if metadata.get(_DIGEST) != _digest(tensors, record):
             raise DataError(f"{path}: the checkpoint was altered: its content does not match its digest")
         return cls(tensors, json.loads(record))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointHistory:
+    """The last checkpoints of one run, in a folder of their own: ``00000005.safetensors`` after epoch 5, and so on.
+
+    Attributes:
+        folder: The folder; made by the first `save`.
+        keep: How many of them stay.
+    """
+
+    folder: Path
+    keep: int
+
+    def save(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """Add the checkpoint of an epoch, and only then remove those that are too many."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(self.folder / f"{epoch:08d}{_SUFFIX}")
+        for path in self._newest_first()[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def latest(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
+        """The newest checkpoint that is whole, or None; and what is wrong with those that are newer, newest first.
+
+        The damaged ones are removed: what is saved from here on is newer than they were.
+        """
+        damaged: list[str] = []
+        for path in self._newest_first():
+            try:
+                return Checkpoint.load(path), tuple(damaged)
+            except DataError as error:
+                damaged.append(str(error))
+                path.unlink(missing_ok=True)
+        return None, tuple(damaged)
+
+    def remove(self) -> None:
+        """Delete them all, with the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{_SUFFIX}"), reverse=True)
 
 
 def _digest(tensors: dict[str, Tensor], record: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignray.checkpoint import Checkpoint
+from alignray.checkpoint import Checkpoint, CheckpointHistory
 from alignray.errors import DataError
 
 TENSORS = {
@@ -145,3 +145,58 @@ def test_a_new_checkpoint_replaces_the_old_one_and_leaves_nothing_else(path):
     Checkpoint({}, {"epoch": 4}).save(path)
     assert Checkpoint.load(path).record == {"epoch": 4}
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def after(epoch):
+    return Checkpoint({"w": torch.full((3,), float(epoch))}, {"epoch": epoch})
+
+
+def test_a_history_keeps_the_last_few(tmp_path):
+    history = CheckpointHistory(tmp_path / "trial", keep=2)
+    assert history.latest() == (None, ())
+    for epoch in (5, 10, 100):
+        history.save(after(epoch), epoch)
+    assert sorted(file.name for file in history.folder.iterdir()) == ["00000010.safetensors", "00000100.safetensors"]
+    latest, damaged = history.latest()
+    assert latest.record == {"epoch": 100}
+    assert latest.tensors["w"].equal(torch.full((3,), 100.0))
+    assert damaged == ()
+    history.remove()
+    assert not history.folder.exists()
+    history.remove()
+
+
+@pytest.mark.parametrize("harm", ["cut short", "altered", "emptied"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(harm, tmp_path):
+    history = CheckpointHistory(tmp_path / "trial", keep=2)
+    for epoch in (5, 10):
+        history.save(after(epoch), epoch)
+    newest = history.folder / "00000010.safetensors"
+    content = bytearray(newest.read_bytes())
+    if harm == "altered":
+        content[-2] ^= 1
+    newest.write_bytes(content[: {"cut short": len(content) // 2, "emptied": 0}.get(harm)])
+    latest, damaged = history.latest()
+    assert latest.record == {"epoch": 5}
+    (reason,) = damaged
+    assert str(newest) in reason
+    assert history.latest()[1] == ()
+
+
+def test_a_history_without_a_whole_checkpoint_starts_over_and_says_so(tmp_path):
+    history = CheckpointHistory(tmp_path / "trial", keep=3)
+    for epoch in (1, 2):
+        history.save(after(epoch), epoch)
+        (history.folder / f"{epoch:08d}.safetensors").write_bytes(b"no checkpoint")
+    latest, damaged = history.latest()
+    assert latest is None
+    assert len(damaged) == 2
+
+
+def test_an_unfinished_write_is_no_checkpoint(tmp_path):
+    history = CheckpointHistory(tmp_path / "trial", keep=2)
+    history.save(after(1), 1)
+    (history.folder / "00000002.safetensors.partial").write_bytes(b"half")
+    latest, damaged = history.latest()
+    assert latest.record == {"epoch": 1}
+    assert damaged == ()

@@ -129,6 +129,7 @@ class ResourceConfig:
         max_concurrent: Trials at once; None for as many as the cluster holds.
         max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
         checkpoint_every: Epochs between checkpoints.
+        checkpoints_kept: The last checkpoints of a trial that stay: where one is damaged, the one before it serves.
         time_budget_s: Seconds after which the search stops; None for no limit.
         gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold; None
             for no limit.
@@ -140,6 +141,7 @@ class ResourceConfig:
     max_concurrent: int | None = None
     max_failures: int = 3
     checkpoint_every: int = 5
+    checkpoints_kept: int = 2
     time_budget_s: float | None = None
     gpu_hours: float | None = None
 
@@ -150,6 +152,7 @@ class ResourceConfig:
         require_at_least("resources.max_concurrent", self.max_concurrent, 1)
         require_at_least("resources.max_failures", self.max_failures, 0)
         require_at_least("resources.checkpoint_every", self.checkpoint_every, 1)
+        require_at_least("resources.checkpoints_kept", self.checkpoints_kept, 1)
         require_above("resources.time_budget_s", self.time_budget_s, 0)
         if self.gpu_hours is not None and not (self.gpu_hours > 0 and self.gpus_per_trial > 0):
             raise ConfigurationError(

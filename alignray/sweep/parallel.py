@@ -17,7 +17,7 @@ from alignray.checkpoint import Checkpoint
 from alignray.errors import AlignrayError
 from alignray.search import Proposal
 from alignray.sweep.config import ResourceConfig
-from alignray.sweep.trainable import TrialContext, standing
+from alignray.sweep.trainable import TrialContext, latest_of, standing
 from alignray.training import Workers
 from alignray.trial import Trial
 
@@ -85,12 +85,11 @@ def drive_trial(config: Mapping[str, Any], *, context: TrialContext, resources: 
     the trial goes on, the workers do: of a trial that is stopped, they may have trained an epoch or two more.
     """
     proposal: Proposal = config["proposal"]
-    path = context.checkpoint_path(proposal.key)
     try:
         # Read here, once: the workers must go on from the same epoch.
-        checkpoint = Checkpoint.load(path) if path.exists() else None
+        checkpoint, damaged = latest_of(context.history(proposal.key))
         run_workers(
-            partial(_train_trial, context, proposal, checkpoint),
+            partial(_train_trial, context, proposal, checkpoint, damaged),
             resources=resources,
             folder=folder,
             name=f"{proposal.key}-{tune.get_context().get_trial_id()}-{os.getpid()}",
@@ -100,7 +99,7 @@ def drive_trial(config: Mapping[str, Any], *, context: TrialContext, resources: 
         tune.report({"done": True, "finished": False, "epoch": 0, "failed": str(error)})
 
 
-def _train_trial(context: TrialContext, proposal: Proposal, checkpoint: Checkpoint | None) -> None:
+def _train_trial(context: TrialContext, proposal: Proposal, checkpoint: Checkpoint | None, damaged: str | None) -> None:
     """Runs on every worker of a trial."""
     torch.set_num_threads(context.threads)
     workers = Workers.joined()
@@ -117,4 +116,5 @@ def _train_trial(context: TrialContext, proposal: Proposal, checkpoint: Checkpoi
         metrics = trial.step()
         if workers.rank == 0:
             context.keep(trial, proposal.key, metrics)
-        train.report(standing(trial))
+        train.report(standing(trial, damaged))
+        damaged = None

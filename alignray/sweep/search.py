@@ -73,6 +73,7 @@ def run_search(
         tracker=tracker,
         checkpoints=folder / "tune" / "checkpoints",
         checkpoint_every=config.resources.checkpoint_every,
+        checkpoints_kept=config.resources.checkpoints_kept,
         threads=max(1, int(config.resources.cpus_per_trial)),
         device="cuda" if config.resources.gpus_per_trial else "cpu",
     )
@@ -96,9 +97,10 @@ def run_search(
         trials=config.search.trials,
         metric=config.trial.scoring.metric,
         on_start=started,
+        on_damage=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
         on_end=ended,
         on_change=progress.update,
-        checkpoint_path=context.checkpoint_path,
+        history=context.history,
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
     if searcher.remaining and not manifest.holdout_looks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -12,6 +11,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from alignray.checkpoint import CheckpointHistory
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.config import SchedulerConfig
 from alignray.sweep.progress import Snapshot
@@ -29,9 +29,10 @@ class ArmSearcher(Searcher):
         trials: Trials of each arm.
         metric: The name of what is scored, for those who watch.
         on_start: Called before a trial starts.
+        on_damage: Called when a trial went on from an earlier checkpoint than its last, with the reason.
         on_end: Called when a trial has ended, with its state and reason.
         on_change: Called with the search's standing whenever it changed.
-        checkpoint_path: Where a trial's checkpoint lies; it is removed when the trial has ended.
+        history: The checkpoints of a trial; they are removed when it has ended.
     """
 
     def __init__(
@@ -41,14 +42,15 @@ class ArmSearcher(Searcher):
         trials: int,
         metric: str,
         on_start: Callable[[Proposal], None],
+        on_damage: Callable[[Proposal, str], None],
         on_end: Callable[[Proposal, str, str | None], None],
         on_change: Callable[[Snapshot], None],
-        checkpoint_path: Callable[[str], Path],
+        history: Callable[[str], CheckpointHistory],
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
         self._studies, self._trials, self._scored = studies, trials, metric
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
-        self._checkpoint_path = checkpoint_path
+        self._on_damage, self._history = on_damage, history
         self._waiting = [proposal for study in studies.values() for proposal in study.interrupted()]
         self._running: dict[str, Proposal] = {}
 
@@ -74,6 +76,8 @@ class ArmSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record an epoch."""
+        if damaged := result.get("damaged"):
+            self._on_damage(self._running[trial_id], damaged)
         self._report(self._running[trial_id], result)
         self._changed()
 
@@ -98,7 +102,7 @@ class ArmSearcher(Searcher):
             else:
                 study.prune(number)
                 state = "pruned"
-        self._checkpoint_path(proposal.key).unlink(missing_ok=True)
+        self._history(proposal.key).remove()
         self._on_end(proposal, state, reason)
         self._changed()
 

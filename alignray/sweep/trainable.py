@@ -11,7 +11,7 @@ import ray
 import torch
 from ray import tune
 
-from alignray.checkpoint import Checkpoint
+from alignray.checkpoint import Checkpoint, CheckpointHistory
 from alignray.configuration import replace_at
 from alignray.data import Fold
 from alignray.errors import AlignrayError
@@ -32,6 +32,7 @@ class TrialContext:
         tracker: Receives the metrics.
         checkpoints: The folder of the trials' checkpoints, on storage that every node sees.
         checkpoint_every: Epochs between checkpoints.
+        checkpoints_kept: The last checkpoints of a trial that stay.
         threads: Threads of a trial.
         device: ``cpu`` or ``cuda``.
     """
@@ -42,6 +43,7 @@ class TrialContext:
     tracker: TrackerHandle
     checkpoints: Path
     checkpoint_every: int
+    checkpoints_kept: int
     threads: int
     device: str
 
@@ -49,16 +51,16 @@ class TrialContext:
         """The configuration of a proposed trial."""
         return replace_at(self.base, {"objective": proposal.arm, **proposal.values})
 
-    def checkpoint_path(self, key: str) -> Path:
-        """Where a trial's checkpoint lies."""
-        return self.checkpoints / f"{key}.safetensors"
+    def history(self, key: str) -> CheckpointHistory:
+        """The checkpoints of a trial."""
+        return CheckpointHistory(self.checkpoints / key, self.checkpoints_kept)
 
     def keep(self, trial: Trial, key: str, metrics: Mapping[str, float]) -> None:
         """Keep what an epoch came to: its metrics, and from time to time a checkpoint."""
         # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
         ray.get(self.tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
         if not trial.finished and trial.epoch % self.checkpoint_every == 0:
-            trial.checkpoint().save(self.checkpoint_path(key))
+            self.history(key).save(trial.checkpoint(), trial.epoch)
 
 
 class TrialTrainable(tune.Trainable):
@@ -72,6 +74,7 @@ class TrialTrainable(tune.Trainable):
         """Begin the first trial of this process."""
         torch.set_num_threads(context.threads)
         self._context, self._panel = context, context.panel.fetch()
+        self._damaged: str | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -83,7 +86,8 @@ class TrialTrainable(tune.Trainable):
         """Train one epoch.
 
         Returns:
-            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``.
+            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``. After
+            a resume once also ``damaged``: what was wrong with checkpoints that were passed over.
         """
         if self._trial is None:
             return {"done": True, "finished": False, "epoch": 0, "failed": self._reason}
@@ -92,22 +96,33 @@ class TrialTrainable(tune.Trainable):
         except AlignrayError as error:
             return {"done": True, "finished": False, "epoch": self._trial.epoch, "failed": str(error)}
         self._context.keep(self._trial, self._key, metrics)
-        return {"done": self._trial.finished, **standing(self._trial)}
+        damaged, self._damaged = self._damaged, None
+        return {"done": self._trial.finished, **standing(self._trial, damaged)}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         proposal: Proposal = config["proposal"]
         self._key = proposal.key
         self._trial: Trial | None = None
         context = self._context
+        checkpoint, self._damaged = latest_of(context.history(self._key))
         try:
             self._trial = Trial(context.trial_config(proposal), self._panel, folds=context.folds, device=context.device)
-            path = context.checkpoint_path(self._key)
-            if path.exists():
-                self._trial.restore(Checkpoint.load(path))
+            if checkpoint is not None:
+                self._trial.restore(checkpoint)
         except AlignrayError as error:
             self._trial, self._reason = None, str(error)
 
 
-def standing(trial: Trial) -> dict[str, Any]:
+def latest_of(history: CheckpointHistory) -> tuple[Checkpoint | None, str | None]:
+    """The newest whole checkpoint, and in one line what was wrong with those that are newer, and what that costs."""
+    checkpoint, damaged = history.latest()
+    if not damaged:
+        return checkpoint, None
+    since = "from its start" if checkpoint is None else f"after epoch {checkpoint.record['epoch']}"
+    return checkpoint, f"it goes on {since}, as a later checkpoint is damaged: {'; '.join(damaged)}"
+
+
+def standing(trial: Trial, damaged: str | None) -> dict[str, Any]:
     """What Tune is told after an epoch; see `TrialTrainable.step`."""
-    return {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    return told if damaged is None else {**told, "damaged": damaged}

@@ -112,6 +112,29 @@ def test_two_interruptions_end_where_a_quiet_sweep_ends(rig, quiet):
 
 
 @pytest.mark.slow
+def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before_and_is_told_of(rig, quiet):
+    checkpoints = rig.folder / "tune" / "checkpoints"
+    driver = rig.start("run", "hurt.py", "--name", NAME)
+    until(lambda: [path for path in checkpoints.glob("*/*.safetensors") if path.stem > "00000004"], "a checkpoint")
+    driver.process.send_signal(signal.SIGINT)
+    status, said = driver.end()
+    assert status == 1, said
+    until(lambda: not rig.processes(), "the end of every process of Ray", timeout_s=30)
+    harmed = [max(folder.iterdir()) for folder in checkpoints.iterdir() if len(list(folder.iterdir())) == 2]
+    assert harmed
+    for path in harmed:
+        path.write_bytes(path.read_bytes()[:-7])
+
+    done = rig.run("resume", NAME)
+    assert done.returncode == 0, done.stderr
+    for path in harmed:
+        earlier = int(path.stem) - 4
+        assert f"{path.parent.name}: it goes on after epoch {earlier}, as a later checkpoint is damaged" in done.stdout
+    require_whole(rig)
+    assert numbers(rig) == numbers(quiet)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [r"searching", r"[1-9]/6 trials ended", r"[4-9]/6 trials ended", "afresh", "is scored"])
 def test_a_driver_that_is_killed_loses_nothing(rig, quiet, at):
     driver = rig.start("run", "hurt.py", "--name", NAME)

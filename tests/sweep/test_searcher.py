@@ -7,6 +7,7 @@ import cloudpickle
 import pytest
 from ray.tune.search import Searcher
 
+from alignray.checkpoint import Checkpoint, CheckpointHistory
 from alignray.search import Float, Proposal, SearchConfig, Space, open_studies
 from alignray.sweep.searcher import ArmSearcher, LostWorkers
 
@@ -22,7 +23,7 @@ class Sweep:
 
     def reopen(self):
         self.studies = self.open()
-        self.started, self.ended, self.snapshots = [], [], []
+        self.started, self.ended, self.snapshots, self.damage = [], [], [], []
         self.searcher = ArmSearcher(
             self.studies,
             trials=self.trials,
@@ -30,7 +31,8 @@ class Sweep:
             on_start=self.on_start,
             on_end=self.on_end,
             on_change=self.snapshots.append,
-            checkpoint_path=lambda key: self.folder / f"{key}.safetensors",
+            on_damage=lambda proposal, reason: self.damage.append((proposal.key, reason)),
+            history=lambda key: CheckpointHistory(self.folder / key, keep=2),
         )
 
     def open(self):
@@ -181,12 +183,20 @@ def test_an_epoch_without_a_score_is_not_recorded(sweep):
     assert (sweep.row(proposal).epochs, sweep.row(proposal).value) == (1, 0.1)
 
 
-def test_the_checkpoint_of_a_trial_goes_when_it_has_ended(sweep, tmp_path):
-    kept = tmp_path / "misaligned-0.safetensors"
-    for number, proposal in enumerate([sweep.suggest("t0"), sweep.suggest("t1")]):
-        (tmp_path / f"{proposal.key}.safetensors").write_text(str(number))
+def test_the_checkpoints_of_a_trial_go_when_it_has_ended(sweep, tmp_path):
+    for proposal in (sweep.suggest("t0"), sweep.suggest("t1")):
+        for epoch in (5, 10):
+            CheckpointHistory(tmp_path / proposal.key, keep=2).save(Checkpoint({}, {}), epoch)
     sweep.searcher.on_trial_complete("t0", result(2, 0.2))
-    assert sorted(tmp_path.glob("*.safetensors")) == [kept]
+    assert not (tmp_path / "aligned-0").exists()
+    assert len(list((tmp_path / "misaligned-0").iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_is_told_of(sweep):
+    proposal = sweep.suggest("t")
+    sweep.searcher.on_trial_result("t", result(6, 0.1) | {"damaged": "it goes on after epoch 5"})
+    sweep.searcher.on_trial_result("t", result(7, 0.1))
+    assert sweep.damage == [(proposal.key, "it goes on after epoch 5")]
 
 
 def test_what_was_interrupted_comes_first_and_nothing_is_proposed_twice(sweep):

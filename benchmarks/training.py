@@ -1,0 +1,216 @@
+"""What the trainer costs: members packed, beside plain PyTorch, by part, in memory: python -m benchmarks.training --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+import alignray as ar
+from alignray.data import Panel, code_moments
+from alignray.models import ModelConfig, build_model
+from alignray.objectives import Objective, objective
+from alignray.training import Members, OptimiserConfig, Trainer, TrainingConfig
+from benchmarks import machine
+from benchmarks.markdown import table
+
+_PACKAGES = ("alignray", "torch", "numpy")
+_CPU = torch.device("cpu")
+_EXACT = ar.Quadratic(1.0) + ar.SoftL1(0.05, 0.0) + ar.FactorPenalty(1.0)
+
+
+class GivenGradient(Objective):
+    """A loss whose gradient in p is given: what is left of a training step without any objective."""
+
+    def evaluate(
+        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """``p · y`` ``[R, B]``, whose gradient is y."""
+        return (p * y).sum(-1), None
+
+
+def trainer(panel: Panel, seeds: Sequence[int], arm: Objective, eras_per_batch: int) -> Trainer:
+    """A trainer of the default network on all eras of a panel."""
+    members = Members(ModelConfig(), panel.num_features, tuple(seeds), _CPU)
+    config = TrainingConfig(eras_per_batch=eras_per_batch, warmup_epochs=0, optimiser=OptimiserConfig())
+    return Trainer(config, members, arm, panel, range(panel.num_eras), seed=0)
+
+
+def packed(quick: bool) -> str:
+    """Eight members packed against eight runs one after the other, and how far apart their weights end."""
+    eras, rows, epochs = (8, 200, 2) if quick else (64, 1000, 5)
+    panel = ar.datasets.synthetic(num_eras=eras, rows=rows, num_features=42, seed=0)
+    rows_of_table = []
+    for arm in ("mse", "aligned"):
+        layer = ar.SolverLayer(_EXACT, on_failure="nan")
+
+        def run(seeds: Sequence[int], arm: str = arm, layer: ar.SolverLayer = layer) -> tuple[float, Trainer]:
+            running = trainer(panel, seeds, objective(arm, layer), eras_per_batch=8)
+            running.run_epoch(0)  # warms up
+            started = time.monotonic()
+            for epoch in range(1, 1 + epochs):
+                running.run_epoch(epoch)
+            return time.monotonic() - started, running
+
+        pairs = []
+        for _ in range(3):
+            together, of_all = run(range(8))
+            alone = [run([seed]) for seed in range(8)]
+            pairs.append((together, sum(seconds for seconds, _ in alone)))
+        ratio = statistics.median(theirs / ours for ours, theirs in pairs)
+        apart = max(
+            _apart(value[seed].detach(), one.members.parameters[name][0].detach())
+            for name, value in of_all.members.parameters.items()
+            for seed, (_, one) in enumerate(alone)
+        )
+        ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rows_of_table.append([arm, f"{ours:.2f}", f"{theirs:.2f}", f"**{ratio:.1f}×**", f"{apart:.0e}"])
+    return (
+        f"### Eight members: packed, and one after the other\n\n{eras} eras of {rows:,} × 42, {epochs} epochs after one "
+        "that warms up, 8 eras a batch, the default network; medians of 3 pairs of runs.\n\n"
+        + table(["objective", "packed s", "one by one s", "ratio", "weights differ by"], rows_of_table)
+    )
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def plain(quick: bool) -> str:
+    """One member against a loop written plainly in PyTorch, for the same network and given gradients."""
+    eras, rows, repeats = (8, 200, 3) if quick else (64, 1000, 15)
+    panel = ar.datasets.synthetic(num_eras=eras, rows=rows, num_features=42, seed=0)
+    layer = ar.SolverLayer(_EXACT, on_failure="nan")
+    ours = trainer(panel, [0], GivenGradient(layer), eras_per_batch=8)
+    whole = panel.batch(range(eras))
+    mean, std = code_moments(panel.schema.bins or 0)
+    codes = (whole.features * std + mean).round().to(torch.int8)
+    theirs = _plain_epoch(codes, whole.target / rows / 8, mean, std)
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for epoch in range(repeats + 1):
+        for name, work in (("ours", lambda: ours.run_epoch(epoch)), ("theirs", theirs)):  # noqa: B023
+            started = time.monotonic()
+            work()
+            seconds[name].append(time.monotonic() - started)
+    mine, others = (1e3 * statistics.median(values[1:]) for values in seconds.values())
+    ratio = statistics.median(a / b for a, b in zip(seconds["ours"][1:], seconds["theirs"][1:], strict=True))
+    return (
+        f"### One member beside plain PyTorch\n\nAn epoch on {eras} eras of {rows:,} × 42, 8 eras a batch, the same "
+        "network and AdamW, int8 features in memory, the gradient in p given; medians of "
+        f"{repeats} epochs, taken in turn.\n\n"
+        + table(["alignray ms", "plain PyTorch ms", "ratio"], [[f"{mine:.1f}", f"{others:.1f}", f"**{ratio:.2f}**"]])
+    )
+
+
+def _plain_epoch(codes: Tensor, gradient: Tensor, mean: float, std: float) -> Callable[[], None]:
+    """An epoch of the same training, as one would write it for one network."""
+    model = build_model(ModelConfig(), codes.shape[-1], seed=0)
+    options = OptimiserConfig()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+
+    def epoch() -> None:
+        for eras in torch.randperm(len(codes)).split(8):
+            p = model((codes[eras].float() - mean) / std).squeeze(-1)
+            optimiser.zero_grad()
+            p.backward(gradient[eras])
+            optimiser.step()
+
+    return epoch
+
+
+def shares(quick: bool) -> str:
+    """Where the time of an epoch goes, by epoch."""
+    eras, rows, d, epochs = (4, 500, 60, 2) if quick else (16, 5000, 420, 4)
+    panel = ar.datasets.synthetic(num_eras=eras, rows=rows, num_features=d, seed=0)
+    running = trainer(panel, [0], objective("aligned", ar.SolverLayer(_EXACT, on_failure="nan")), eras_per_batch=1)
+    lines = []
+    for epoch in range(epochs):
+        stats = running.run_epoch(epoch)
+        rest = stats.seconds - stats.solver_seconds - stats.loader_seconds
+        parts = (stats.solver_seconds, stats.loader_seconds, rest)
+        lines.append([str(epoch), f"{stats.seconds:.2f}", *(f"{part / stats.seconds:.1%}" for part in parts)])
+    return (
+        f"### Where an epoch's time goes\n\n{eras} eras of {rows:,} × {d}, all features also factors, exact L1, one member "
+        "of the default network, one era a step. The first epoch starts every solve from nothing.\n\n"
+        + table(["epoch", "s", "solver", "waiting for data", "network and optimiser"], lines)
+    )
+
+
+def memory(quick: bool) -> str:
+    """Peak memory by the number of members, each in a process of its own, against what one member has to hold."""
+    rows, width = (500, 64) if quick else (5000, 256)
+    counts = (1, 4) if quick else (1, 2, 4, 8, 16)
+    found = [json.loads(_in_a_process(["--one-memory", str(count), str(rows), str(width)])) for count in counts]
+    peaks = [entry["peak"] for entry in found]
+    mean = statistics.mean(counts)
+    slope = sum((c - mean) * peak for c, peak in zip(counts, peaks, strict=True)) / sum((c - mean) ** 2 for c in counts)
+    one = found[0]["one"]
+    lines = [[str(count), f"{peak / 2**20:.1f}"] for count, peak in zip(counts, peaks, strict=True)]
+    return (
+        f"### Memory\n\nThe growth of the peak over what was held before training, one step on one era of {rows:,} × 42, "
+        f"mse, width {width}. One member's parameters, gradients, optimiser state and activations are "
+        f"{one / 2**20:.1f} MiB; a member more takes **{slope / one:.2f}×** that.\n\n"
+        + table(["members", "MiB"], lines)
+    )
+
+
+def _one_memory(count: int, rows: int, width: int) -> None:
+    panel = ar.datasets.synthetic(num_eras=1, rows=rows, num_features=42, seed=0)
+    layer = ar.SolverLayer(_EXACT, on_failure="nan")
+    members = Members(ModelConfig(width=width), 42, tuple(range(count)), _CPU)
+    running = Trainer(
+        TrainingConfig(eras_per_batch=1, warmup_epochs=0), members, objective("mse", layer), panel, [0], seed=0
+    )
+    warm = Members(ModelConfig(width=2), 42, (0,), _CPU)
+    Trainer(TrainingConfig(warmup_epochs=0), warm, objective("mse", layer), panel, [0], seed=0).run_epoch(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    running.run_epoch(0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    weights = sum(value[0].numel() for value in members.parameters.values())
+    # Each hidden layer keeps what enters its activation and what leaves it; gradients and two moments of AdamW a weight.
+    activations = rows * 2 * 2 * width
+    print(json.dumps({"peak": peak, "one": 4 * (4 * weights + activations)}))
+
+
+def _in_a_process(arguments: Sequence[str]) -> str:
+    command = [sys.executable, "-m", "benchmarks.training", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+
+
+_PARTS = {"packed": packed, "plain": plain, "shares": shares, "memory": memory}
+
+
+def main() -> None:
+    """Measure what is asked for, and print a table each."""
+    options = _options()
+    if options.one_memory:
+        _one_memory(*options.one_memory)
+        return
+    size = "Small sizes: whether it runs." if options.quick else "Full size."
+    print(f"{machine.described(_PACKAGES)} {torch.get_num_threads()} threads of torch. {size}\n", flush=True)
+    started, others = time.monotonic(), machine.seconds_of_others()
+    for name in options.parts:
+        print(f"{_PARTS[name](options.quick)}\n", flush=True)
+    passed = time.monotonic() - started
+    shared = (machine.seconds_of_others() - others) / passed
+    print(f"{passed:.0f} seconds, in which other processes used {shared:.2f} cores in the mean.")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see whether it runs")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="what to measure (all)")
+    parser.add_argument("--one-memory", nargs=3, type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
