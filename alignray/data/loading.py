@@ -22,7 +22,7 @@ Refuse: TypeAlias = Callable[[str, str, str], None]
 
 _SHARD_BYTES = 1 << 26
 """The features of a shard, at most, unless its first era alone has more."""
-_BATCH_BYTES = 1 << 24
+_BATCH_BYTES = 1 << 23
 """The features that are read together, at most: so few that they lie in a cache while columns become rows."""
 _COLUMNS = 64
 """The columns of codes that become rows together: a cache line of each row."""
