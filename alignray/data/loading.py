@@ -23,7 +23,9 @@ Refuse: TypeAlias = Callable[[str, str, str], None]
 _SHARD_BYTES = 1 << 26
 """The features of a shard, at most, unless its first era alone has more."""
 _BATCH_BYTES = 1 << 23
-"""The features that are read together: so few that they lie in a cache while columns become rows."""
+"""The features that are read together, at most: so few that they lie in a cache while columns become rows."""
+_COLUMNS = 64
+"""The columns of codes that become rows together: a cache line of each row."""
 _FEWEST_ROWS, _MOST_ROWS = 1 << 10, 1 << 16
 """Rows that are read together, however many their features."""
 
@@ -73,16 +75,17 @@ class Reader:
         self._extra = [] if known.issuperset(factors) else [name for name in factors if name not in known]
         self._row_bytes = np.dtype(self._number).itemsize * len(features)
 
-    def shards(self, *, binned: bool = True) -> Iterator[Shard]:
+    def shards(self, *, binned: bool = True, eras_per_shard: int | None = None) -> Iterator[Shard]:
         """All rows in the table's order: whole eras, where the eras are in order; else runs of rows of the same era.
 
         Args:
             binned: Whether to bin what is to be binned, for which eras must be whole.
+            eras_per_shard: The eras, or runs, in each shard; None: as many as some 64 MB hold.
         """
         rows, codes = self._rows(), self._eras.codes
         starts = np.flatnonzero(np.diff(codes, prepend=-1))
         bounds = np.append(starts, len(codes))
-        for first, last in _groups(bounds, _SHARD_BYTES // self._row_bytes):
+        for first, last in _groups(bounds, _SHARD_BYTES // self._row_bytes, eras_per_shard):
             labels = tuple(self._eras.labels[code] for code in codes[starts[first:last]])
             yield self._shard(rows, labels, bounds[first : last + 1] - bounds[first], int(bounds[first]), binned=binned)
 
@@ -97,6 +100,8 @@ class Reader:
         schema = self.schema
         columns = [*schema.features, *self._extra, schema.target, *([] if schema.id is None else [schema.id])]
         rows = int(np.clip(_BATCH_BYTES // self._row_bytes, _FEWEST_ROWS, _MOST_ROWS))
+        # Arrow's buffers grow to powers of two; but columns just so far apart would contend for the same cache lines.
+        rows = (1 << rows.bit_length() - 1) - 1
         return _Rows(self._source.name, self._source.batches(columns, rows))
 
     def _shard(
@@ -152,10 +157,31 @@ class Reader:
         """Write columns, which begin with the table's row ``row``, into some rows of a matrix."""
         scattered = not isinstance(rows, slice)
         block = np.empty((len(rows), len(names)), matrix.dtype) if scattered else matrix[rows]
-        for position, (name, values) in enumerate(zip(names, columns, strict=False)):
-            block[:, position] = (self._codes if name in self._coded else self._numbers)(name, values, row)
+        for first in range(0, len(names), _COLUMNS):
+            some = range(first, min(first + _COLUMNS, len(names)))
+            if (codes := self._sound_codes(names[first : some.stop], columns[first : some.stop])) is not None:
+                block[:, first : some.stop] = codes.T
+                continue
+            for position in some:
+                name = names[position]
+                read = self._codes if name in self._coded else self._numbers
+                block[:, position] = read(name, columns[position], row)
         if scattered:
             matrix[rows] = block
+
+    def _sound_codes(self, names: Sequence[str], columns: Sequence[Any]) -> npt.NDArray[np.integer] | None:
+        """Columns of codes as the rows of a matrix; None unless all are of one type, none missing and none wrong."""
+        import pyarrow as pa
+
+        if not self._coded.issuperset(names) or len({values.type for values in columns}) > 1:
+            return None
+        together = pa.concat_arrays(columns)
+        if together.null_count:
+            return None
+        codes: npt.NDArray[np.integer] = together.to_numpy().reshape(len(names), -1)
+        # As an unsigned number, a negative one is larger than any code.
+        largest = int(codes.view(f"u{codes.itemsize}").max())
+        return codes if self.schema.bins is not None and largest < self.schema.bins else None
 
     def _codes(self, name: str, values: Any, row: int) -> npt.NDArray[np.integer]:
         """Check integers 0 … bins − 1; a missing one becomes the middle code."""
@@ -292,11 +318,17 @@ class _Rows:
                 yield part
 
 
-def _groups(bounds: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
-    """The first run of each group, and the one after its last; a group has so many rows at most, or a single run."""
-    first, last = 0, 0
-    while last < len(bounds) - 1:
-        last = max(int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1, first + 1)
+def _groups(bounds: npt.NDArray[np.int64], rows: int, runs: int | None) -> Iterator[tuple[int, int]]:
+    """The first run of each group, and the one after its last.
+
+    A group has ``runs`` runs, the last one what is left; None: so many rows at most, or a single run.
+    """
+    first, last, end = 0, 0, len(bounds) - 1
+    while last < end:
+        if runs is None:
+            last = max(int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1, first + 1)
+        else:
+            last = min(first + runs, end)
         yield first, last
         first = last
 

@@ -73,10 +73,14 @@ def open_parquet(path: str | os.PathLike[str], request: Request) -> Source:
             with Path(path).open("rb") as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             with pq.ParquetFile(pa.BufferReader(mapped), pre_buffer=False) as file:
+                read = 0
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield batch.select(columns)
-                    # What was read is copied; else the whole file would count as this process's memory in the end.
-                    mapped.madvise(mmap.MADV_DONTNEED)
+                    read += batch.num_rows
+                    if read >= _ROWS:
+                        # What was read is copied; else all the file would count as this process's memory in the end.
+                        mapped.madvise(mmap.MADV_DONTNEED)
+                        read = 0
 
     name = require_file(path, "a parquet file")
     with reading(name, "a parquet file"):

@@ -67,6 +67,17 @@ def test_an_era_larger_than_a_shard_is_a_shard(tmp_path, small_shards):
     assert [shard.num_rows for shard in stream.shards] == [5, 1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_have_as_many_eras_as_are_asked_for(kind, tmp_path, small_shards):
+    path = write(make_frame(), tmp_path, kind)
+    stream = open_stream(path, eras_per_shard=2)
+    shards = tuple(stream.shards)
+    assert [shard.eras for shard in shards] == [("0001", "0002"), ("0010",)]
+    assert Panel(stream.schema, shards).digest == LOADERS[kind](path).digest
+    with pytest.raises(InvalidArgumentError, match="eras_per_shard must be at least 1, got 0"):
+        open_stream(path, eras_per_shard=0)
+
+
 def test_many_row_groups_and_batches_make_the_same_panel(tmp_path, monkeypatch, small_shards):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.integers(0, 5, (3000, 2), dtype=np.int8), columns=["feature_a", "feature_b"])
