@@ -212,6 +212,14 @@ def test_an_epoch_in_which_nothing_converged_is_an_error(panel):
         trainer(panel, layer=SolverLayer(hard, max_iter=1, on_failure="nan")).run_epoch(4)
 
 
+@pytest.mark.parametrize("arm", ["aligned", "mse"])
+def test_a_panel_without_any_target_is_an_error_of_the_panel(panel, arm):
+    (shard,) = panel.shards
+    unknown = Panel(panel.schema, (replace(shard, target=np.full_like(shard.target, np.nan)),))
+    with pytest.raises(TrainingError, match="epoch 0: no row of the training eras has a target; check the panel's"):
+        trainer(unknown, arm=arm).run_epoch(0)
+
+
 def test_a_learning_rate_that_is_too_high_diverges_in_words(panel):
     words = r"every member has diverged, member 0, 1, 2 at epoch 0, step [12], era '\w+': .* lower optimiser"
     with pytest.raises(TrainingError, match=words):
