@@ -213,11 +213,12 @@ def test_an_epoch_in_which_nothing_converged_is_an_error(panel):
 
 
 @pytest.mark.parametrize("arm", ["aligned", "mse"])
-def test_a_panel_without_any_target_is_an_error_of_the_panel(panel, arm):
+@pytest.mark.parametrize("target", [np.nan, 0.5])
+def test_a_target_that_is_unknown_or_the_same_everywhere_is_an_error_of_the_panel(panel, target, arm):
     (shard,) = panel.shards
-    unknown = Panel(panel.schema, (replace(shard, target=np.full_like(shard.target, np.nan)),))
-    with pytest.raises(TrainingError, match="epoch 0: no row of the training eras has a target; check the panel's"):
-        trainer(unknown, arm=arm).run_epoch(0)
+    flat = Panel(panel.schema, (replace(shard, target=np.full_like(shard.target, target)),))
+    with pytest.raises(TrainingError, match="epoch 0: no training era has two targets that differ; check the panel's"):
+        trainer(flat, arm=arm).run_epoch(0)
 
 
 def test_a_learning_rate_that_is_too_high_diverges_in_words(panel):
