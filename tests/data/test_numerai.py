@@ -174,7 +174,16 @@ def test_what_cannot_be_used_is_named(folder, change, words):
     refused(words, folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"feature_sets": 3, "targets": []}'])
+NO_DESCRIPTIONS = [
+    "",
+    "[]",
+    "{}",
+    '{"feature_sets": 3, "targets": []}',
+    '{"feature_sets": {"small": 5}, "targets": []}',
+]
+
+
+@pytest.mark.parametrize("text", NO_DESCRIPTIONS)
 def test_a_description_that_is_none_is_named(folder, text):
     (folder / "features.json").write_text(text)
     refused("features.json: expected JSON with feature_sets and targets .* delete it and download it again", folder)
