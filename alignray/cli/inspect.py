@@ -72,9 +72,9 @@ def data_check(
 
     facts = check(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
     print_facts(facts)
-    refused = sum(problem.refused for problem in facts.problems)
+    refused = {problem.column for problem in facts.problems if problem.refused}
     if refused:
-        raise WorkError(f"{file}: loading refuses it; columns that must be mended: {refused}")
+        raise WorkError(f"{file}: loading refuses it; columns that must be mended: {len(refused)}")
 
 
 @data.command("shard")

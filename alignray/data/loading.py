@@ -136,7 +136,7 @@ class Reader:
             self._fill(extra, there, self._extra, columns[d:], row)
             target[there] = self._target(columns[d + len(self._extra)], row)
             if schema.id is not None:
-                names.append(self._names(columns[-1], schema.id))
+                names.append(self._names(columns[-1], schema.id, row))
             read = here.stop
         features = self._in_bins(numbers, offsets) if binned and self._binned else numbers
         ids = None if schema.id is None else np.concatenate(names)
@@ -233,24 +233,28 @@ class Reader:
         # One NaN for all: some differ in their bits, and the digest would tell them apart.
         return np.where(np.isfinite(target), target, np.float32(np.nan))
 
-    def _names(self, values: Any, column: str) -> npt.NDArray[np.str_]:
+    def _names(self, values: Any, column: str, row: int) -> npt.NDArray[np.str_]:
         """Names as text of a fixed width, which pickles without a copy."""
         import pyarrow as pa
 
-        if values.null_count:
-            self._refuse(column, f"has {values.null_count} rows without a name", "name them, or pass id=None")
         try:
             texts = values.cast(pa.string()).fill_null("")
         except pa.ArrowException:
             self._refuse(column, f"is {values.type}, expected names that can be written as text", "pass id=None")
             return np.full(len(values), "")
-        return np.asarray(texts.to_numpy(zero_copy_only=False).astype(np.str_))
+        names = np.asarray(texts.to_numpy(zero_copy_only=False).astype(np.str_))
+        nameless = names == ""
+        if nameless.any():
+            where = f"in era {self._era(nameless, row)!r}"
+            self._refuse(column, f"has a row without a name {where}", "name it, or pass id=None")
+        return names
 
     def refuse_doubled(self, names: npt.NDArray[np.str_], start: int = 0) -> None:
-        """Check that the names of the rows from ``start`` on differ within their era."""
+        """Check that the names of the rows from ``start`` on, where they have one, differ within their era."""
         import pandas as pd
 
         twice = pd.DataFrame({"era": self._eras.codes[start : start + len(names)], "id": names}).duplicated().to_numpy()
+        twice = twice & (names != "")
         if twice.any():
             column, name = str(self.schema.id), str(names[np.argmax(twice)])
             self._refuse(column, f"holds {name!r} twice in era {self._era(twice, start)!r}", "drop one")

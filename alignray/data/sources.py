@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,15 +136,19 @@ def columns_of(schema: Schema) -> list[str]:
 
 def require_file(path: str | os.PathLike[str], kind: str) -> str:
     """What messages call a file that can be read."""
-    name = str(path)
-    if Path(path).is_dir():
-        raise DataError(f"{name}: a folder; expected {kind} (a folder of shards is opened by open_shards)")
+    name, path = str(path), Path(path)
     try:
-        Path(path).open("rb").close()
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):  # opening a pipe would wait for who writes to it
+            path.open("rb").close()
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; expected {kind}") from error
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); expected {kind}, and leave to read it") from error
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{name}: a folder; expected {kind} (a folder of shards is opened by open_shards)")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{name}: a pipe or a device; expected {kind}, which is read more than once")
     return name
 
 

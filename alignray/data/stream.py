@@ -95,4 +95,5 @@ def open_file(path: str | os.PathLike[str], request: Request) -> Source:
     for suffix, opener in _OPENERS.items():
         if name.endswith(suffix):
             return opener(path, request)
-    raise DataError(f"{path}: of no kind that is known; expected a name that ends in {', '.join(_OPENERS)}")
+    what = "a folder" if Path(path).is_dir() else "of no kind that is known"
+    raise DataError(f"{path}: {what}; expected a file whose name ends in {', '.join(_OPENERS)}")
