@@ -44,7 +44,13 @@ _ERA = click.option("--era", default="era", show_default=True, help="The era col
 _TARGET = click.option("--target", default="target", show_default=True, help="The target column.")
 _FEATURES = click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
 _FACTORS = click.option("--factors", help="The factors, a pattern.  [default: the features]")
-_ID = click.option("--id", default="id", show_default=True, help="The column that names a row.")
+_ID = click.option(
+    "--id",
+    default="id",
+    show_default=True,
+    callback=lambda _context, _option, value: value or None,
+    help="The column that names a row; '' to read none.",
+)
 _BINS = click.option("--bins", type=click.IntRange(2, 127), help="Bins for features that are floats.  [default: none]")
 
 
@@ -62,7 +68,7 @@ def data_check(
     target: str,
     features: str,
     factors: str | None,
-    id: str,  # noqa: A002
+    id: str | None,  # noqa: A002
     bins: int | None,
 ) -> None:
     """Say what is in FILE (parquet, Arrow, CSV, or a folder of shards), and what is wrong with it."""
@@ -97,7 +103,7 @@ def data_shard(
     target: str,
     features: str,
     factors: str | None,
-    id: str,  # noqa: A002
+    id: str | None,  # noqa: A002
     bins: int | None,
 ) -> None:
     """Write FILE (parquet, Arrow or CSV) as shards to FOLDER, a path or a URL, to be opened in no time."""

@@ -26,7 +26,7 @@ class DataConfig:
         target: Its target column; of Numerai's files, the target.
         features: The features of a file: names or patterns.
         factors: Its factors: names or patterns; None for the features themselves.
-        id: Its column of row names, where it has one.
+        id: Its column of row names, where it has one; None to read none.
         bins: The bins of its features that are floats; None leaves them as they are.
         feature_set: Of Numerai's files, the set of features.
         factor_set: Of Numerai's files, the set of factors; None for the features themselves.
@@ -38,7 +38,7 @@ class DataConfig:
     target: str = "target"
     features: tuple[str, ...] = ("feature_*",)
     factors: tuple[str, ...] | None = None
-    id: str = "id"
+    id: str | None = "id"
     bins: int | None = None
     feature_set: str = "small"
     factor_set: str | None = None

@@ -28,6 +28,16 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 COLUMNS = ["--era", "date", "--target", "y", "--features", "x_*", "--factors", "beta", "--id", "name"]
 
 
+def test_a_column_that_is_called_id_and_names_no_row_is_left_out(file: Path) -> None:
+    frame = pd.read_parquet(file).assign(id="same")
+    frame.to_parquet(file)
+    columns = COLUMNS[:-2]
+    assert status(["data", "check", "data.parquet", *columns]) == 1
+    assert status(["data", "check", "data.parquet", *columns, "--id", ""]) == 0
+    assert status(["data", "shard", "data.parquet", "shards", *columns, "--id", ""]) == 0
+    assert open_shards("shards").schema.id is None
+
+
 def test_a_file_becomes_shards(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passing, "_SECONDS_A_LINE", 0.0)
     assert status(["data", "shard", "data.parquet", "shards", "--eras-per-shard", "3", *COLUMNS]) == 0

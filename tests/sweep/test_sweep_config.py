@@ -70,6 +70,7 @@ def test_all_arms_are_compared_unless_some_are_named(sweep, make_sweep):
         ("arms", '["mse", "aligned"]', ("mse", "aligned")),
         ("data.source", "panel.parquet", "panel.parquet"),
         ("resources.max_concurrent", "null", None),
+        ("data.id", "null", None),
         ("trial.split.scheme", "rolling", "rolling"),
         ("space.cost.soft_l1.strength.low", "0.02", 0.02),
     ],
