@@ -229,6 +229,7 @@ def _summarise(stats: Sequence[EpochStats], scores: Sequence[Scores], seconds: f
         "solver/residual_max": max(*(epoch.residual_max for epoch in stats), *(fold.residual_max for fold in scores)),
         "solver/unconverged": float(sum(e.unconverged for e in stats) + sum(fold.unconverged for fold in scores)),
         "time/epoch_s": seconds,
+        "time/scoring_share": 1 - training / max(seconds, 1e-9),
         "time/solver_share": sum(epoch.solver_seconds for epoch in stats) / max(training, 1e-9),
         "time/loader_share": sum(epoch.loader_seconds for epoch in stats) / max(training, 1e-9),
     }
