@@ -27,6 +27,8 @@ _SAID = re.compile(r"out of memory|can't allocate memory|unable to allocate|bad_
 _ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
+_DONE = {"__init__": "built", "restore": "restored"}
+
 
 def ends_out_of_memory(method: Callable[Concatenate[Trial, P], T]) -> Callable[Concatenate[Trial, P], T]:
     """Make a method of a trial raise `OutOfMemoryError` where it runs out of memory, with what it had made freed."""
@@ -36,7 +38,7 @@ def ends_out_of_memory(method: Callable[Concatenate[Trial, P], T]) -> Callable[C
         try:
             return method(trial, *args, **kwargs)
         except (MemoryError, RuntimeError) as error:
-            shortage = _shortage(error, trial)
+            shortage = _shortage(error, trial, method.__name__)
             if shortage is None:
                 raise
         # The first error is gone here, and with it the frames that hold the tensors: they would hang on to it, were it
@@ -54,24 +56,24 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _shortage(error: Exception, trial: Trial) -> OutOfMemoryError | None:
-    """What an error says in words of ours, if it is of memory."""
+def _shortage(error: Exception, trial: Trial, method: str) -> OutOfMemoryError | None:
+    """What an error in a method says in words of ours, if it is of memory."""
     text = str(error)
     if isinstance(error, AlignrayError) or not (isinstance(error, MemoryError) or _SAID.search(text)):
         return None
     asked = _ASKED.search(text)
     size = "" if asked is None else f"{_gb(float(asked[1]) * _UNITS[asked[2]])} more were asked for, "
     scoring = any(frame.f_code is score.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+    done = "scored" if scoring else _DONE.get(method, "trained")
     return OutOfMemoryError(
-        f"out of memory while the trial was {'scored' if scoring else 'trained'}: {size}{_room(trial.device)}; "
-        f"{_advice(trial, scoring)}"
+        f"out of memory while the trial was {done}: {size}{_room(trial.device)}; {_advice(trial, done)}"
     )
 
 
-def _advice(trial: Trial, scoring: bool) -> str:
+def _advice(trial: Trial, done: str) -> str:
     config = trial.config
     to_lower = [f"members={config.members}", f"model.width={config.model.width}"]
-    if not scoring:  # which takes eras at its own pace
+    if done == "trained":  # scoring takes eras at its own pace
         same = "with training.accumulate raised as much, a step still sees the same eras"
         to_lower.insert(0, f"training.eras_per_batch={config.training.eras_per_batch} ({same})")
     on_gpu = trial.device.type == "cuda"

@@ -80,11 +80,11 @@ def test_a_trial_that_needs_too_much_ends_in_words_and_the_next_one_runs():
                 print(type(error).__name__, error)
         """
     )
-    for said in (too_large, too_deep):
-        assert said.startswith("OutOfMemoryError out of memory while the trial was trained: ")
+    batch = "training.eras_per_batch=4 (with training.accumulate raised as much, a step still sees the same eras), "
+    for said, done, lower in ((too_large, "trained", batch), (too_deep, "built", "")):
+        assert said.startswith(f"OutOfMemoryError out of memory while the trial was {done}: ")
         assert " GB more were asked for, 0." in said
-        assert "lower training.eras_per_batch=4 (with training.accumulate raised" in said
-        assert "members=4 or model.width=" in said
+        assert f"lower {lower}members=4 or model.width=" in said
         assert "resources.max_concurrent" in said
     assert after == "solver/residual_max"
 
