@@ -26,7 +26,7 @@ class Estimate:
         demand: What its trials take, one configuration an arm.
         hours: GPU-hours of trials and final models together where trials run on GPUs, core-hours where they do not.
         at_once: How many trials this machine holds at once.
-        elapsed_s: How long the sweep takes here, trials that run at once being as fast as one alone.
+        elapsed_s: Seconds that the sweep takes here, if trials that have a core each do not slow one another down.
         machine: Where it was measured.
     """
 
@@ -66,11 +66,16 @@ def estimate(config: SweepConfig, panel: Panel) -> Estimate:
     # As if one worker did a trial's work alone: several take as long together, and what they lose to one another.
     busy_s = sum(_arm_s(config, fold_s) for fold_s in demand.fold_s)
     at_once = resources.slots({"CPU": there["cpus"], "GPU": len(gpus)})
+    elapsed_s = busy_s / (at_once * resources.workers_per_trial)
+    share = resources.gpus_per_trial
+    if not share:  # a trial that asks for less than a core keeps one busy all the same
+        share = max(1.0, resources.cpus_per_trial)
+        elapsed_s = max(elapsed_s, busy_s * share / there["cpus"])
     return Estimate(
         demand=demand,
-        hours=busy_s / 3600 * (resources.gpus_per_trial or resources.cpus_per_trial),
+        hours=busy_s * share / 3600,
         at_once=at_once,
-        elapsed_s=busy_s / (at_once * resources.workers_per_trial),
+        elapsed_s=elapsed_s,
         machine=", ".join([f"{platform.node()}: {there['cpus']} CPUs ({there['machine']})", *dict.fromkeys(gpus)]),
     )
 

@@ -72,7 +72,7 @@ def measure(
         configs: The trials, measured one after the other.
         panel: The eras that may be searched.
         folds: The folds that they would be trained on.
-        larger: Trials whose memory alone is asked for: they take a step less.
+        larger: Trials whose memory alone is asked for: they take two steps each.
         device: ``cpu``, ``cuda``, ….
         threads: Threads of a trial.
 
@@ -82,11 +82,11 @@ def measure(
     """
     device = torch.device(device)
     free, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, None)
-    timed, once = ([_dry(config, panel, folds) for config in some] for some in (configs, larger))
-    part = _around_largest(panel, max(trial.eras for trial in (*timed, *once)))
+    timed, twice = ([_dry(config, panel, folds) for config in some] for some in (configs, larger))
+    part = _around_largest(panel, max(trial.eras for trial in (*timed, *twice)))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            rates, peak = pool.submit(_measure, timed, once, part, device, free, threads).result()
+            rates, peak = pool.submit(_measure, timed, twice, part, device, free, threads).result()
         except BrokenProcessPool:
             raise OutOfMemoryError(
                 "the process that took a trial's first steps was killed, as a rule because the machine has too little "
@@ -157,13 +157,13 @@ def _around_largest(panel: Panel, eras: int) -> Panel:
 
 
 def _measure(
-    timed: Sequence[_Dry], once: Sequence[_Dry], panel: Panel, device: torch.device, free: int, threads: int
+    timed: Sequence[_Dry], twice: Sequence[_Dry], panel: Panel, device: torch.device, free: int, threads: int
 ) -> tuple[list[_Rate], int]:
     """Runs in a process of its own: the rates, and the most memory that it held, in bytes."""
     torch.set_num_threads(threads)
     rates = [_rate(trial, panel, device) for trial in timed]
-    for trial in once:
-        _begun(trial, panel, device)
+    for trial in twice:
+        _begun(trial, panel, device).step()  # its activations beside the optimiser's state, which the first step made
     if device.type != "cuda":
         return rates, _peak_of_process()
     # What is gone of the GPU and not torch's is the context: unless others came or went, in which case it is too rough.

@@ -59,6 +59,9 @@ def test_hours_are_those_of_all_trials_and_final_models(sweep, panel, asked):
     assert asked["device"] == "cuda"
     assert found.machine.endswith(": 4 CPUs (x)")
     assert on_gpus.machine.endswith(": 4 CPUs (x), H")
+    halves = estimate(sweep_of(sweep, **{"resources.cpus_per_trial": 0.5}), panel)
+    assert halves.at_once == 8
+    assert (halves.hours, halves.elapsed_s) == (found.hours, found.elapsed_s), "half a core each, and half as fast"
     two = estimate(sweep_of(sweep, **{"resources.workers_per_trial": 2}), panel)
     assert (two.hours, two.at_once) == (found.hours, 2)
     assert two.elapsed_s == found.elapsed_s
