@@ -38,13 +38,14 @@ if TYPE_CHECKING:
     from alignray.search import Choice, Float, Int, SearchConfig, Space
     from alignray.solver import Solution, SolverLayer
     from alignray.sweep import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
-    from alignray.training import AnnealingConfig, OptimiserConfig, TrainingConfig
+    from alignray.training import AnnealingConfig, AveragingConfig, OptimiserConfig, ScheduleConfig, TrainingConfig
     from alignray.trial import ScoringConfig, SolverConfig, SplitConfig, TrialConfig, run_trial
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "AnnealingConfig": "alignray.training",
+    "AveragingConfig": "alignray.training",
     "blocked": "alignray.data",
     "Box": "alignray.costs",
     "Choice": "alignray.search",
@@ -75,6 +76,7 @@ _EXPORTS = {
     "resume_sweep": "alignray.launch",
     "run_sweep": "alignray.launch",
     "run_trial": "alignray.trial",
+    "ScheduleConfig": "alignray.training",
     "SchedulerConfig": "alignray.sweep",
     "ScoringConfig": "alignray.trial",
     "SearchConfig": "alignray.search",
@@ -98,6 +100,7 @@ _EXPORTS = {
 
 __all__ = [
     "AnnealingConfig",
+    "AveragingConfig",
     "Box",
     "Choice",
     "Cost",
@@ -118,6 +121,7 @@ __all__ = [
     "Panel",
     "Quadratic",
     "ResourceConfig",
+    "ScheduleConfig",
     "SchedulerConfig",
     "ScoringConfig",
     "SearchConfig",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -132,11 +132,12 @@ def sharding(folder: Path, numbers: Numbers, options: argparse.Namespace) -> str
     """Sharding a parquet file, each time in a fresh process, beside pyarrow decoding it and doing nothing else."""
     path = folder / "large_groups.parquet"
     _write_parquet(numbers, path, eras_per_group=max(1, _ROWS_PER_GROUP // numbers.rows))
+    eras = f"eras_per_shard={options.eras_per_shard}"
     decoded = numbers.eras * numbers.rows * (numbers.features + 4)
     works = {
         "alignray: parquet to shards": (
             "from alignray.data import open_stream, write_shards",
-            f"write_shards(open_stream('{path}'), '{folder}/sharded', eras_per_shard={options.eras_per_shard})",
+            f"write_shards(open_stream('{path}', {eras}), '{folder}/sharded', {eras})",
         ),
         "pyarrow: decoding alone": (
             "import pyarrow.parquet as pq",
@@ -167,10 +168,10 @@ _PARTS: dict[str, Callable[[Path, Numbers, argparse.Namespace], str]] = {"open":
 
 def _in_a_fresh_process(statements: Sequence[str]) -> tuple[list[float], int]:
     """The seconds that each of some statements takes in a new interpreter, and the most memory that it held."""
-    lines = ["import resource, time", "times = [time.monotonic()]"]
+    lines = ["import time", "from pathlib import Path", inspect.getsource(_peak), "times = [time.monotonic()]"]
     for statement in statements:
         lines += [statement, "times.append(time.monotonic())"]
-    lines.append("print(*times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)")
+    lines.append("print(*times, _peak())")
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
     *times, peak = (float(text) for text in done.stdout.split())
     return [after - before for before, after in itertools.pairwise(times)], int(peak)
@@ -205,8 +206,10 @@ def _as_table(shard: Shard, fields: pa.Schema) -> pa.Table:
 
 
 def _peak() -> int:
-    """The most memory that this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process has held, in bytes, as Linux tells it."""
+    # Not getrusage, which counts what the process held before it became this program: as much as its parent.
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 
 def _ms(seconds: Sequence[float]) -> str:

@@ -1,20 +1,21 @@
-"""What the trainer costs: members packed, beside plain PyTorch, by part, in memory: python -m benchmarks.training --help."""
+"""What the trainer costs, in time and in memory: python -m benchmarks.training --help."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import alignray as ar
+from alignray.costs import Factors
 from alignray.data import Panel, code_moments
 from alignray.models import ModelConfig, build_model
 from alignray.objectives import Objective, objective
@@ -31,7 +32,12 @@ class GivenGradient(Objective):
     """A loss whose gradient in p is given: what is left of a training step without any objective."""
 
     def evaluate(
-        self, p: Tensor, y: Tensor, F: Tensor | None = None, mask: Tensor | None = None
+        self,
+        p: Tensor,
+        y: Tensor,
+        F: Tensor | Factors | None = None,  # noqa: ARG002
+        mask: Tensor | None = None,  # noqa: ARG002
+        previous: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, None]:
         """``p · y`` ``[R, B]``, whose gradient is y."""
         return (p * y).sum(-1), None
@@ -74,8 +80,8 @@ def packed(quick: bool) -> str:
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         rows_of_table.append([arm, f"{ours:.2f}", f"{theirs:.2f}", f"**{ratio:.1f}×**", f"{apart:.0e}"])
     return (
-        f"### Eight members: packed, and one after the other\n\n{eras} eras of {rows:,} × 42, {epochs} epochs after one "
-        "that warms up, 8 eras a batch, the default network; medians of 3 pairs of runs.\n\n"
+        f"### Eight members: packed, and one after the other\n\n{eras} eras of {rows:,} × 42, {epochs} epochs after "
+        "one that warms up, 8 eras a batch, the default network; medians of 3 pairs of runs.\n\n"
         + table(["objective", "packed s", "one by one s", "ratio", "weights differ by"], rows_of_table)
     )
 
@@ -104,7 +110,7 @@ def plain(quick: bool) -> str:
     ratio = statistics.median(a / b for a, b in zip(seconds["ours"][1:], seconds["theirs"][1:], strict=True))
     return (
         f"### One member beside plain PyTorch\n\nAn epoch on {eras} eras of {rows:,} × 42, 8 eras a batch, the same "
-        "network and AdamW, int8 features in memory, the gradient in p given; medians of "
+        "network and fused AdamW, int8 features in memory, the gradient in p given; medians of "
         f"{repeats} epochs, taken in turn.\n\n"
         + table(["alignray ms", "plain PyTorch ms", "ratio"], [[f"{mine:.1f}", f"{others:.1f}", f"**{ratio:.2f}**"]])
     )
@@ -113,8 +119,7 @@ def plain(quick: bool) -> str:
 def _plain_epoch(codes: Tensor, gradient: Tensor, mean: float, std: float) -> Callable[[], None]:
     """An epoch of the same training, as one would write it for one network."""
     model = build_model(ModelConfig(), codes.shape[-1], seed=0)
-    options = OptimiserConfig()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
 
     def epoch() -> None:
         for eras in torch.randperm(len(codes)).split(8):
@@ -138,8 +143,8 @@ def shares(quick: bool) -> str:
         parts = (stats.solver_seconds, stats.loader_seconds, rest)
         lines.append([str(epoch), f"{stats.seconds:.2f}", *(f"{part / stats.seconds:.1%}" for part in parts)])
     return (
-        f"### Where an epoch's time goes\n\n{eras} eras of {rows:,} × {d}, all features also factors, exact L1, one member "
-        "of the default network, one era a step. The first epoch starts every solve from nothing.\n\n"
+        f"### Where an epoch's time goes\n\n{eras} eras of {rows:,} × {d}, all features also factors, exact L1, one "
+        "member of the default network, one era a step.\n\n"
         + table(["epoch", "s", "solver", "waiting for data", "network and optimiser"], lines)
     )
 
@@ -155,8 +160,8 @@ def memory(quick: bool) -> str:
     one = found[0]["one"]
     lines = [[str(count), f"{peak / 2**20:.1f}"] for count, peak in zip(counts, peaks, strict=True)]
     return (
-        f"### Memory\n\nThe growth of the peak over what was held before training, one step on one era of {rows:,} × 42, "
-        f"mse, width {width}. One member's parameters, gradients, optimiser state and activations are "
+        f"### Memory\n\nThe growth of the peak over what was held before training, one step on one era of {rows:,} × "
+        f"42, mse, width {width}. One member's parameters, gradients, optimiser state and activations are "
         f"{one / 2**20:.1f} MiB; a member more takes **{slope / one:.2f}×** that.\n\n"
         + table(["members", "MiB"], lines)
     )
@@ -171,13 +176,21 @@ def _one_memory(count: int, rows: int, width: int) -> None:
     )
     warm = Members(ModelConfig(width=2), 42, (0,), _CPU)
     Trainer(TrainingConfig(warmup_epochs=0), warm, objective("mse", layer), panel, [0], seed=0).run_epoch(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = _peak(reset=True)
     running.run_epoch(0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = _peak() - before
     weights = sum(value[0].numel() for value in members.parameters.values())
-    # Each hidden layer keeps what enters its activation and what leaves it; gradients and two moments of AdamW a weight.
+    # Each hidden layer keeps what enters its activation and what leaves it; a weight has a gradient and two moments.
     activations = rows * 2 * 2 * width
     print(json.dumps({"peak": peak, "one": 4 * (4 * weights + activations)}))
+
+
+def _peak(*, reset: bool = False) -> int:
+    """The most memory that this process has held, in bytes, since it was last reset to what it holds."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
 
 
 def _in_a_process(arguments: Sequence[str]) -> str:

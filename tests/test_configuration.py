@@ -174,8 +174,12 @@ def test_a_path_or_value_that_does_not_fit_is_named(path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("cost.soft_l1.strength", "x", r"^cost\.soft_l1\.strength: expected a number, got 'x'"),
-        ("scoring.cost.soft_l1.strength", "x", r"^scoring\.cost.*soft_l1\.strength: expected a number, got 'x'"),
+        ("cost.soft_l1.strength", "x", r"^cost\.soft_l1\.strength: expected a number, or one for each member, got 'x'"),
+        (
+            "scoring.cost.soft_l1.strength",
+            "x",
+            r"^scoring\.cost.*soft_l1\.strength: expected a number, or one for each member, got 'x'",
+        ),
         ("cost.soft_l1.strength", -1.0, r"^cost.*strength of soft_l1: expected finite numbers of at least 0"),
         ("scoring.cost.soft_l1.width", -1.0, r"^scoring\.cost.*width of soft_l1: expected"),
         ("scoring.cost", {"cubic": {"strength": 1.0}}, r"^scoring\.cost.*cubic: no such term"),

@@ -72,9 +72,9 @@ def data_check(
 
     facts = check(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
     print_facts(facts)
-    refused = sum(problem.refused for problem in facts.problems)
+    refused = {problem.column for problem in facts.problems if problem.refused}
     if refused:
-        raise WorkError(f"{file}: loading refuses it; columns that must be mended: {refused}")
+        raise WorkError(f"{file}: loading refuses it; columns that must be mended: {len(refused)}")
 
 
 @data.command("shard")
@@ -103,11 +103,20 @@ def data_shard(
     """Write FILE (parquet, Arrow or CSV) as shards to FOLDER, a path or a URL, to be opened in no time."""
     from alignray.cli.passing import watched
     from alignray.data import open_stream, write_shards
-    from alignray.data.shards import read_manifest, regrouped
+    from alignray.data.shards import read_manifest
 
     started = time.monotonic()
-    stream = open_stream(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
-    with watched(stream.schema, regrouped(stream.shards, eras_per_shard)) as eras:
+    stream = open_stream(
+        file,
+        era=era,
+        target=target,
+        features=features,
+        factors=factors,
+        id=id,
+        bins=bins,
+        eras_per_shard=eras_per_shard,
+    )
+    with watched(stream.schema, stream.shards) as eras:
         write_shards(eras, folder, eras_per_shard=eras_per_shard)
     seconds = time.monotonic() - started
     manifest = read_manifest(folder)

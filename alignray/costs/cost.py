@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -209,8 +209,10 @@ class Cost:
     def to_plain(self) -> dict[str, Plain]:
         """The terms as plain data: ``{"soft_l1": {"strength": 0.15, "width": 0.05}, …}``.
 
+        A tensor ``[R]``, one number for each member, becomes a list.
+
         Raises:
-            ConfigurationError: A term is not in ``TERMS``, or holds a tensor.
+            ConfigurationError: A term is not in ``TERMS``, or holds a tensor of another shape.
         """
         unknown = [term.name for term in self.terms if TERMS.get(term.name) is not type(term)]
         if unknown:
@@ -232,13 +234,23 @@ class Cost:
         return cls(tuple(_term_from_plain(name, parameters) for name, parameters in plain.items()))
 
 
-def _plain_number(value: Strength) -> float:
-    if isinstance(value, Tensor):
+def _plain_number(value: Strength) -> float | list[float]:
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.dim() != 1 or value.requires_grad:
         raise ConfigurationError(
-            f"cost: expected numbers in a configuration, got a tensor of shape {list(value.shape)}; "
-            "give strengths as tensors to the layer, not to a configuration"
+            f"cost: expected numbers in a configuration, or one for each member, got a tensor of shape "
+            f"{list(value.shape)}{' that is learned' if value.requires_grad else ''}; give it to a layer"
         )
-    return float(value)
+    return [float(number) for number in value]
+
+
+def _number(name: str, value: Plain) -> Strength:
+    """A number, or a tensor of some, one for each member."""
+    values = value if isinstance(value, list) and value else [value]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in values):
+        raise ConfigurationError(f"{name}: expected a number, or one for each member, got {value!r}")
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else cast("float", value)
 
 
 def _term_from_plain(name: str, parameters: Plain) -> Term:
@@ -248,10 +260,8 @@ def _term_from_plain(name: str, parameters: Plain) -> Term:
     known = [field.name for field in fields(kind)]
     if not isinstance(parameters, Mapping) or not set(parameters) <= set(known):
         raise ConfigurationError(f"cost.{name}: expected {', '.join(known) or 'nothing'}, got {parameters!r}")
-    for key, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigurationError(f"cost.{name}.{key}: expected a number, got {value!r}")
+    numbers = {key: _number(f"cost.{name}.{key}", value) for key, value in parameters.items()}
     try:
-        return kind(**cast("Mapping[str, float]", parameters))
+        return kind(**cast("Mapping[str, Any]", numbers))
     except TypeError as error:
         raise ConfigurationError(f"cost.{name}: expected {', '.join(known)}, got {dict(parameters)!r}") from error

@@ -139,6 +139,9 @@ def _out_of_order(eras: Eras, column: str) -> tuple[Problem, ...]:
     return (Problem(column, what, "sort the file by it to stream it; loading in memory sorts it", refused=False),)
 
 
+_NO_TARGETS = ("is unknown in every row", "to train or to score, give another target")
+
+
 class _Survey:
     """What is kept of shards that were read and let go; an era may come in several pieces.
 
@@ -187,15 +190,20 @@ class _Survey:
         still = self._least.min(axis=0) >= self._most.max(axis=0)
         constant = tuple(name for name, is_still in zip(names, still, strict=True) if is_still)
         often = (self._least >= self._most)[lengths > 1].sum(axis=0)
+        target = np.concatenate(self._targets)
+        refused = {problem.column for problem in problems if problem.refused}  # their values were not seen as they are
+        remarks = [Problem(name, "never changes", "leave it out", refused=False) for name in constant]
+        if np.isnan(target).all():
+            remarks.append(Problem(self._schema.target, *_NO_TARGETS, refused=False))
         return Facts(
             schema=self._schema,
             eras=self._labels,
             lengths=lengths,
             in_order=in_order,
-            target=np.concatenate(self._targets),
+            target=target,
             missing=missing,
             constant=constant,
             constant_eras=Counter({name: int(count) for name, count in zip(names, often, strict=True) if count}),
             digest=self._digest.hexdigest() if keep_digest else None,
-            problems=(*problems, *(Problem(name, "never changes", "leave it out", refused=False) for name in constant)),
+            problems=(*problems, *(remark for remark in remarks if remark.column not in refused)),
         )

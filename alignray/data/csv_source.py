@@ -30,8 +30,6 @@ def open_csv(path: str | os.PathLike[str], request: Request) -> Source:
     def batches(columns: Sequence[str], rows: int) -> Iterator[Any]:
         with reading(name, "a CSV file"):
             for batch in _blocks(path, {column: types[column] for column in columns}):
-                if schema.id in columns:
-                    batch = _without_empty_names(batch, schema.id)
                 for start in range(0, batch.num_rows, rows):
                     yield batch.slice(start, rows)
 
@@ -46,7 +44,7 @@ def open_csv(path: str | os.PathLike[str], request: Request) -> Source:
 def _header(path: str | os.PathLike[str]) -> list[str]:
     import pyarrow.csv as pc
 
-    with pc.open_csv(path) as reader:
+    with pc.open_csv(_opened(path)) as reader:
         return list(reader.schema.names)
 
 
@@ -57,8 +55,15 @@ def _blocks(path: str | os.PathLike[str], types: dict[str, Any]) -> Iterator[Any
     convert = pc.ConvertOptions(
         include_columns=list(types), column_types=types, null_values=_MISSING, strings_can_be_null=False
     )
-    with pc.open_csv(path, read_options=pc.ReadOptions(block_size=_BLOCK), convert_options=convert) as reader:
+    with pc.open_csv(_opened(path), pc.ReadOptions(block_size=_BLOCK), convert_options=convert) as reader:
         yield from reader
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    """The bytes of a file, unpacked if its name ends in ``.gz``."""
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="gzip" if str(path).lower().endswith(".gz") else None)
 
 
 def _scan(path: str | os.PathLike[str], schema: Schema) -> tuple[Any, dict[str, Any]]:
@@ -78,14 +83,21 @@ def _scan(path: str | os.PathLike[str], schema: Schema) -> tuple[Any, dict[str, 
 
 
 def _typed(labels: Any) -> Any:
-    """Eras of text as integers, numbers, dates or times if all of them are such; padded with zeros they stay text."""
+    """Eras of text as integers, numbers, dates or times if all of them are such.
+
+    Those that are padded with zeros, or have more digits than fit, stay text.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     labels = _with_nulls(labels, [""])
     if pc.any(pc.match_substring_regex(labels, r"^[+-]?0\d")).as_py():
         return labels
-    for kind in (pa.int64(), pa.float64(), pa.date32(), pa.timestamp("us")):
+    if _is(labels, pa.int64()):
+        return labels.cast(pa.int64())
+    if pc.any(pc.match_substring_regex(labels, r"^[+-]?\d{16}")).as_py():  # as floats, two of them may be one
+        return labels
+    for kind in (pa.float64(), pa.date32(), pa.timestamp("us")):
         if _is(labels, kind):
             return labels.cast(kind)
     return labels
@@ -110,8 +122,3 @@ def _with_nulls(values: Any, spellings: Sequence[str]) -> Any:
     return pc.if_else(
         pc.is_in(values, value_set=pa.array(spellings, pa.string())), pa.scalar(None, pa.string()), values
     )
-
-
-def _without_empty_names(batch: Any, column: str | None) -> Any:
-    position = batch.schema.get_field_index(column)
-    return batch.set_column(position, column, _with_nulls(batch.column(position), [""]))

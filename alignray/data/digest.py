@@ -48,4 +48,4 @@ class ContentDigest:
 
 def _terminated(labels: Sequence[str]) -> bytes:
     """The labels as bytes, each closed by a character that no label holds, so that no two lists look alike."""
-    return "".join(f"{label}\0" for label in labels).encode()
+    return "\0".join([*labels, ""]).encode()

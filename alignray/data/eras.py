@@ -54,8 +54,9 @@ def read_eras(source: Source) -> Eras:
     if pa.types.is_dictionary(values.type) and not values.type.ordered:
         values = values.cast(values.type.value_type)  # else the eras would be sorted as their categories happen to be
     series = values.to_pandas()
-    if series.isna().any():
-        raise DataError(f"{where} has no era in row {int(series.isna().argmax())}; drop such rows")
+    missing = series.isna() | (series == "")
+    if missing.any():
+        raise DataError(f"{where} has no era in row {int(missing.argmax())}; drop such rows")
     try:
         codes, uniques = pd.factorize(series, sort=True)
     except TypeError as error:
@@ -87,12 +88,12 @@ def _refuse_unsortable(labels: Sequence[str], where: str) -> None:
     for label in labels:
         if re.fullmatch(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}", label):
             raise DataError(f"{where} is text that does not sort by time, such as {label!r}; write dates as 2020-01-31")
-    matches = [re.fullmatch(r"(\D*)(\d+)", label) for label in labels]
-    numbers = [(match[1], int(match[2])) for match in matches if match is not None]
-    if len(numbers) < len(labels) or numbers == sorted(numbers):
+    if any(re.search(r"\d\.\d", label) for label in labels):  # digits of a fraction are no number of their own
         return
-    wrong = next(i for i in range(1, len(numbers)) if numbers[i] < numbers[i - 1])
-    raise DataError(
-        f"{where} is text that sorts {labels[wrong - 1]!r} before {labels[wrong]!r}; "
-        "pad the numbers with zeros or make them integers"
-    )
+    numbers = [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)] for label in labels]
+    wrong = next((i for i in range(1, len(numbers)) if numbers[i] < numbers[i - 1]), None)
+    if wrong is not None:
+        raise DataError(
+            f"{where} is text that sorts {labels[wrong - 1]!r} before {labels[wrong]!r}; "
+            "pad the numbers with zeros or make them integers"
+        )

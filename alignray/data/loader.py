@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,11 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from alignray.data.ahead import ahead
 from alignray.data.batch import Batch, Stored
 from alignray.data.layout import offsets_of
 from alignray.data.panel import Panel
-
-T = TypeVar("T")
 
 _SHARE_OF_FREE_MEMORY = 0.25
 """What a panel may take of a GPU's free memory: several trials may share the GPU, each in a process of its own."""
@@ -138,7 +135,8 @@ def _resident(panel: Panel, device: torch.device) -> Resident | None:
 def _batches(panel: Panel, groups: Iterable[Sequence[int]], device: torch.device) -> Generator[Batch, None, None]:
     if device.type != "cuda":
         large = panel.num_rows * panel.num_features >= _NUMBERS_WORTH_A_THREAD * panel.num_eras
-        yield from (_ahead if large else map)(lambda eras: panel.batch(eras, device), groups)
+        batches = (panel.batch(eras, device) for eras in groups)
+        yield from ahead(batches) if large else batches
     elif (resident := _resident(panel, device)) is not None:
         for eras in groups:
             yield resident.batch(panel.indices(eras))
@@ -157,7 +155,7 @@ def _streamed(panel: Panel, groups: Iterable[Sequence[int]], device: torch.devic
             there = host.each(lambda tensor: tensor.to(device, non_blocking=True))
             return there, side.record_event()
 
-    for stored, arrival in _ahead(sent, groups):
+    for stored, arrival in ahead(map(sent, groups)):
         current = torch.cuda.current_stream(device)
         current.wait_event(arrival)
 
@@ -166,16 +164,3 @@ def _streamed(panel: Panel, groups: Iterable[Sequence[int]], device: torch.devic
             return tensor
 
         yield stored.each(used_here).decoded(panel.layout)
-
-
-def _ahead(make: Callable[[Sequence[int]], T], groups: Iterable[Sequence[int]]) -> Generator[T, None, None]:
-    """What is made of each group, in order; the next is made in a thread while the caller uses the current one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="alignray-loader") as pool:
-        current: Future[T] | None = None
-        for group in groups:
-            coming = pool.submit(make, group)
-            if current is not None:
-                yield current.result()
-            current = coming
-        if current is not None:
-            yield current.result()

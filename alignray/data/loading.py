@@ -23,7 +23,9 @@ Refuse: TypeAlias = Callable[[str, str, str], None]
 _SHARD_BYTES = 1 << 26
 """The features of a shard, at most, unless its first era alone has more."""
 _BATCH_BYTES = 1 << 23
-"""The features that are read together: so few that they lie in a cache while columns become rows."""
+"""The features that are read together, at most: so few that they lie in a cache while columns become rows."""
+_COLUMNS = 64
+"""The columns of codes that become rows together: a cache line of each row."""
 _FEWEST_ROWS, _MOST_ROWS = 1 << 10, 1 << 16
 """Rows that are read together, however many their features."""
 
@@ -73,16 +75,17 @@ class Reader:
         self._extra = [] if known.issuperset(factors) else [name for name in factors if name not in known]
         self._row_bytes = np.dtype(self._number).itemsize * len(features)
 
-    def shards(self, *, binned: bool = True) -> Iterator[Shard]:
+    def shards(self, *, binned: bool = True, eras_per_shard: int | None = None) -> Iterator[Shard]:
         """All rows in the table's order: whole eras, where the eras are in order; else runs of rows of the same era.
 
         Args:
             binned: Whether to bin what is to be binned, for which eras must be whole.
+            eras_per_shard: The eras, or runs, in each shard; None: as many as some 64 MB hold.
         """
         rows, codes = self._rows(), self._eras.codes
         starts = np.flatnonzero(np.diff(codes, prepend=-1))
         bounds = np.append(starts, len(codes))
-        for first, last in _groups(bounds, _SHARD_BYTES // self._row_bytes):
+        for first, last in _groups(bounds, _SHARD_BYTES // self._row_bytes, eras_per_shard):
             labels = tuple(self._eras.labels[code] for code in codes[starts[first:last]])
             yield self._shard(rows, labels, bounds[first : last + 1] - bounds[first], int(bounds[first]), binned=binned)
 
@@ -97,6 +100,8 @@ class Reader:
         schema = self.schema
         columns = [*schema.features, *self._extra, schema.target, *([] if schema.id is None else [schema.id])]
         rows = int(np.clip(_BATCH_BYTES // self._row_bytes, _FEWEST_ROWS, _MOST_ROWS))
+        # Arrow's buffers grow to powers of two; but columns just so far apart would contend for the same cache lines.
+        rows = (1 << rows.bit_length() - 1) - 1
         return _Rows(self._source.name, self._source.batches(columns, rows))
 
     def _shard(
@@ -131,7 +136,7 @@ class Reader:
             self._fill(extra, there, self._extra, columns[d:], row)
             target[there] = self._target(columns[d + len(self._extra)], row)
             if schema.id is not None:
-                names.append(self._names(columns[-1], schema.id))
+                names.append(self._names(columns[-1], schema.id, row))
             read = here.stop
         features = self._in_bins(numbers, offsets) if binned and self._binned else numbers
         ids = None if schema.id is None else np.concatenate(names)
@@ -152,10 +157,31 @@ class Reader:
         """Write columns, which begin with the table's row ``row``, into some rows of a matrix."""
         scattered = not isinstance(rows, slice)
         block = np.empty((len(rows), len(names)), matrix.dtype) if scattered else matrix[rows]
-        for position, (name, values) in enumerate(zip(names, columns, strict=False)):
-            block[:, position] = (self._codes if name in self._coded else self._numbers)(name, values, row)
+        for first in range(0, len(names), _COLUMNS):
+            some = range(first, min(first + _COLUMNS, len(names)))
+            if (codes := self._sound_codes(names[first : some.stop], columns[first : some.stop])) is not None:
+                block[:, first : some.stop] = codes.T
+                continue
+            for position in some:
+                name = names[position]
+                read = self._codes if name in self._coded else self._numbers
+                block[:, position] = read(name, columns[position], row)
         if scattered:
             matrix[rows] = block
+
+    def _sound_codes(self, names: Sequence[str], columns: Sequence[Any]) -> npt.NDArray[np.integer] | None:
+        """Columns of codes as the rows of a matrix; None unless all are of one type, none missing and none wrong."""
+        import pyarrow as pa
+
+        if not self._coded.issuperset(names) or len({values.type for values in columns}) > 1:
+            return None
+        together = pa.concat_arrays(columns)
+        if together.null_count:
+            return None
+        codes: npt.NDArray[np.integer] = together.to_numpy().reshape(len(names), -1)
+        # As an unsigned number, a negative one is larger than any code.
+        largest = int(codes.view(f"u{codes.itemsize}").max())
+        return codes if self.schema.bins is not None and largest < self.schema.bins else None
 
     def _codes(self, name: str, values: Any, row: int) -> npt.NDArray[np.integer]:
         """Check integers 0 … bins − 1; a missing one becomes the middle code."""
@@ -207,24 +233,28 @@ class Reader:
         # One NaN for all: some differ in their bits, and the digest would tell them apart.
         return np.where(np.isfinite(target), target, np.float32(np.nan))
 
-    def _names(self, values: Any, column: str) -> npt.NDArray[np.str_]:
+    def _names(self, values: Any, column: str, row: int) -> npt.NDArray[np.str_]:
         """Names as text of a fixed width, which pickles without a copy."""
         import pyarrow as pa
 
-        if values.null_count:
-            self._refuse(column, f"has {values.null_count} rows without a name", "name them, or pass id=None")
         try:
             texts = values.cast(pa.string()).fill_null("")
         except pa.ArrowException:
             self._refuse(column, f"is {values.type}, expected names that can be written as text", "pass id=None")
             return np.full(len(values), "")
-        return np.asarray(texts.to_numpy(zero_copy_only=False).astype(np.str_))
+        names = np.asarray(texts.to_numpy(zero_copy_only=False).astype(np.str_))
+        nameless = names == ""
+        if nameless.any():
+            where = f"in era {self._era(nameless, row)!r}"
+            self._refuse(column, f"has a row without a name {where}", "name it, or pass id=None")
+        return names
 
     def refuse_doubled(self, names: npt.NDArray[np.str_], start: int = 0) -> None:
-        """Check that the names of the rows from ``start`` on differ within their era."""
+        """Check that the names of the rows from ``start`` on, where they have one, differ within their era."""
         import pandas as pd
 
         twice = pd.DataFrame({"era": self._eras.codes[start : start + len(names)], "id": names}).duplicated().to_numpy()
+        twice = twice & (names != "")
         if twice.any():
             column, name = str(self.schema.id), str(names[np.argmax(twice)])
             self._refuse(column, f"holds {name!r} twice in era {self._era(twice, start)!r}", "drop one")
@@ -292,11 +322,17 @@ class _Rows:
                 yield part
 
 
-def _groups(bounds: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
-    """The first run of each group, and the one after its last; a group has so many rows at most, or a single run."""
-    first, last = 0, 0
-    while last < len(bounds) - 1:
-        last = max(int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1, first + 1)
+def _groups(bounds: npt.NDArray[np.int64], rows: int, runs: int | None) -> Iterator[tuple[int, int]]:
+    """The first run of each group, and the one after its last.
+
+    A group has ``runs`` runs, the last one what is left; None: so many rows at most, or a single run.
+    """
+    first, last, end = 0, 0, len(bounds) - 1
+    while last < end:
+        if runs is None:
+            last = max(int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1, first + 1)
+        else:
+            last = min(first + runs, end)
         yield first, last
         first = last
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,10 +74,14 @@ def open_parquet(path: str | os.PathLike[str], request: Request) -> Source:
             with Path(path).open("rb") as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             with pq.ParquetFile(pa.BufferReader(mapped), pre_buffer=False) as file:
+                read = 0
                 for batch in file.iter_batches(rows, columns=list(columns)):
                     yield batch.select(columns)
-                    # What was read is copied; else the whole file would count as this process's memory in the end.
-                    mapped.madvise(mmap.MADV_DONTNEED)
+                    read += batch.num_rows
+                    if read >= _ROWS:
+                        # What was read is copied; else all the file would count as this process's memory in the end.
+                        mapped.madvise(mmap.MADV_DONTNEED)
+                        read = 0
 
     name = require_file(path, "a parquet file")
     with reading(name, "a parquet file"):
@@ -131,15 +136,19 @@ def columns_of(schema: Schema) -> list[str]:
 
 def require_file(path: str | os.PathLike[str], kind: str) -> str:
     """What messages call a file that can be read."""
-    name = str(path)
-    if Path(path).is_dir():
-        raise DataError(f"{name}: a folder; expected {kind} (a folder of shards is opened by open_shards)")
+    name, path = str(path), Path(path)
     try:
-        Path(path).open("rb").close()
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):  # opening a pipe would wait for who writes to it
+            path.open("rb").close()
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; expected {kind}") from error
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); expected {kind}, and leave to read it") from error
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{name}: a folder; expected {kind} (a folder of shards is opened by open_shards)")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{name}: a pipe or a device; expected {kind}, which is read more than once")
     return name
 
 

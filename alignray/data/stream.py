@@ -14,7 +14,7 @@ from alignray.data.eras import read_eras, require_streamable
 from alignray.data.layout import Schema, Shard
 from alignray.data.loading import Reader
 from alignray.data.sources import Source, open_arrow, open_parquet
-from alignray.errors import DataError
+from alignray.errors import DataError, InvalidArgumentError
 
 _OPENERS: dict[str, Callable[[str | os.PathLike[str], Request], Source]] = {
     ".parquet": open_parquet,
@@ -33,7 +33,7 @@ class EraStream:
 
     Attributes:
         schema: What the columns are called and how they are stored.
-        shards: Whole eras in time order, in shards of some 64 MB or of one era; read as they are asked for, and once.
+        shards: Whole eras in time order, as many in a shard as was asked for; read as they are asked for, and once.
         missing: How many values each feature and each factor lacks, in the shards that were read so far.
     """
 
@@ -51,6 +51,7 @@ def open_stream(
     factors: str | Sequence[str] | None = None,
     id: str | None = "id",  # noqa: A002
     bins: int | None = None,
+    eras_per_shard: int | None = None,
 ) -> EraStream:
     """Open a file whose rows are sorted by era, to read it a few eras at a time.
 
@@ -65,16 +66,23 @@ def open_stream(
         factors: The factor columns.
         id: The column that names a row.
         bins: The bins of features that are floats.
+        eras_per_shard: The eras in each shard of the stream: as many as ``write_shards`` is asked for, and it need not
+            put them together. None: as many as some 64 MB hold.
 
     Raises:
         DataError: The rows are not sorted by era, or as for ``Panel.from_parquet``.
-        InvalidArgumentError: ``bins`` is out of range.
+        InvalidArgumentError: ``bins`` is out of range, or ``eras_per_shard`` is less than 1.
     """
+    import pyarrow as pa
+
+    if eras_per_shard is not None and eras_per_shard < 1:
+        raise InvalidArgumentError(f"eras_per_shard must be at least 1, got {eras_per_shard}")
     source = open_file(path, Request(era, target, id, features, factors))
     eras = read_eras(source)
+    pa.default_memory_pool().release_unused()  # else this thread keeps what the era column took
     require_streamable(source, eras)
     reader = Reader(source, eras, bins)
-    return EraStream(reader.schema, reader.shards(), reader.missing)
+    return EraStream(reader.schema, reader.shards(eras_per_shard=eras_per_shard), reader.missing)
 
 
 def open_file(path: str | os.PathLike[str], request: Request) -> Source:
@@ -87,4 +95,5 @@ def open_file(path: str | os.PathLike[str], request: Request) -> Source:
     for suffix, opener in _OPENERS.items():
         if name.endswith(suffix):
             return opener(path, request)
-    raise DataError(f"{path}: of no kind that is known; expected a name that ends in {', '.join(_OPENERS)}")
+    what = "a folder" if Path(path).is_dir() else "of no kind that is known"
+    raise DataError(f"{path}: {what}; expected a file whose name ends in {', '.join(_OPENERS)}")

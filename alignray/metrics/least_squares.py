@@ -76,7 +76,8 @@ def _by_gram(p: Tensor, S: Tensor, first: Tensor, mask: Tensor) -> tuple[Tensor,
 
 def _gram(S: Tensor) -> Tensor:
     """Returns SᵀS, `[..., k, k]`."""
-    if S.device.type != "cpu":
+    if S.device.type != "cpu" or torch.get_num_threads() > 1:
+        # Of several threads numpy's would wait for work on the cores that torch's need, and take five times as long.
         return S.mT @ S
     # numpy sees that the two are one, and asks BLAS for half of the product.
     values = S.numpy()

@@ -240,6 +240,11 @@ class SweepConfig:
                 f"holdout.seed: expected another seed than trial.seed, got {self.holdout.seed} for both; "
                 "the final models must not be those that the search selected"
             )
+        if self.trial.members_differ:
+            raise ConfigurationError(
+                "trial: expected one learning rate, weight decay and cost strength for all members of a sweep, whose "
+                "final models are other members; got one for each"
+            )
         self.space.require_fit(self.trial)
         if self.resources.workers_per_trial > 1 and (
             self.trial.training.sobolev or "training.sobolev" in self.space.distributions

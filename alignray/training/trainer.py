@@ -106,7 +106,7 @@ class Trainer:
 
         Raises:
             TrainingError: Every member has diverged, the last ones at the epoch, step and era that are named; or no
-                solve converged.
+                solve converged; or no era has two targets that differ.
         """
         started = time.monotonic()
         objective, steps, sums, batch = self._objective_in(epoch), self._steps(epoch), _Sums(), count()
@@ -130,6 +130,8 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch}: no solve of an era with targets converged; "
                 "widen the cost's strengths or raise solver.max_iter"
+                if unconverged
+                else f"epoch {epoch}: no training era has two targets that differ; check the panel's target"
             )
         return EpochStats(
             loss=total / counted,

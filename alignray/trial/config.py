@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+from torch import Tensor
+
 from alignray.configuration import require_above, require_at_least, require_one_of
 from alignray.costs import Cost
 from alignray.data.folds import EMBARGO, Split, blocked, walk_forward
@@ -83,7 +85,8 @@ class TrialConfig:
 
     Attributes:
         objective: The arm, a row of ``OBJECTIVES``.
-        cost: The solver's cost, in training and in the decisions that are scored.
+        cost: The solver's cost, in training and in the decisions that are scored. A strength may be a tensor ``[R]``:
+            one for each member.
         scoring: How the trial is scored.
         model: The network.
         training: The training loop.
@@ -110,6 +113,20 @@ class TrialConfig:
         require_at_least("members", self.members, 1)
         object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
         self.cost.require_strong_convexity()
+        self.training.optimiser.require_members(self.members)
+        for name, strength in self.cost.strengths.items():
+            if isinstance(strength, Tensor) and strength.shape != (self.members,):
+                raise ConfigurationError(
+                    f"cost.{name}: expected one number, or one for each of {self.members} members, got a tensor of "
+                    f"shape {list(strength.shape)}"
+                )
+
+    @property
+    def members_differ(self) -> bool:
+        """Whether members are given anything but their seeds."""
+        optimiser = self.training.optimiser
+        given = (optimiser.learning_rate, optimiser.weight_decay, *self.cost.strengths.values())
+        return any(not isinstance(value, int | float) for value in given)
 
     @property
     def member_seeds(self) -> tuple[int, ...]:

@@ -174,6 +174,9 @@ class ScoringConfig:
         require_at_least("scoring.top_bottom", self.top_bottom, 1)
         object.__setattr__(self, "cost", Cost.of(self.cost))  # a single term is a cost too
         self.cost.require_strong_convexity()
+        for name, strength in self.cost.strengths.items():
+            if isinstance(strength, Tensor):
+                raise ConfigurationError(f"scoring.cost.{name}: expected one number for all members, got {strength}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,7 +29,8 @@ from alignray.trial.unscored import Unscored, by_name
 def build_layer(config: TrialConfig) -> SolverLayer:
     """The solver layer of a trial: one era that fails is marked, not raised."""
     solver = config.solver
-    return SolverLayer(config.cost, solver.backend, tol=solver.tol, max_iter=solver.max_iter, on_failure="nan")
+    cost = config.cost.with_strengths(lambda of_members: of_members.unsqueeze(-1))  # [R, 1], beside eras [R, B]
+    return SolverLayer(cost, solver.backend, tol=solver.tol, max_iter=solver.max_iter, on_failure="nan")
 
 
 class Trial:

@@ -1,6 +1,7 @@
 import itertools
 import time
 
+import numpy as np
 import pytest
 
 from alignray.data import open_shards, write_shards
@@ -27,11 +28,17 @@ def test_every_part_prints_its_table(monkeypatch, tmp_path, capsys):
 
 
 def test_a_fresh_process_times_each_statement_and_says_what_it_held():
-    seconds, peak = panels._in_a_fresh_process(["import time", "time.sleep(0.05)", "pass", "held = bytes(100_000_000)"])
+    seconds, peak = panels._in_a_fresh_process(["import time", "time.sleep(0.05)", "pass", "held = b'1' * 100_000_000"])
     assert peak > 100_000_000
     assert len(seconds) == 4
     assert seconds[1] == pytest.approx(0.05, abs=0.5)
     assert seconds[1] >= 0.05
+
+
+def test_what_this_process_holds_is_not_counted_as_a_fresh_one_s():
+    held = np.ones(200_000_000, np.int8)
+    assert panels._peak() > held.nbytes
+    assert panels._in_a_fresh_process(["pass"])[1] < 100_000_000
 
 
 def test_the_numbers_are_a_panel(tmp_path):

@@ -150,8 +150,14 @@ def test_an_argument_that_does_not_fit_is_named(arguments, message):
         ({"quadratic": {"strong": 1.0}}, "cost.quadratic: expected strength, got"),
         ({"sum_neutral": {"strength": 1.0}}, "cost.sum_neutral: expected nothing, got"),
         ({"soft_l1": {"width": 0.1}}, "cost.soft_l1: expected strength, width, got"),
-        ({"soft_l1": {"strength": "0.1"}}, "cost.soft_l1.strength: expected a number, got '0.1'"),
-        ({"soft_l1_2": {"strength": True}}, "cost.soft_l1_2.strength: expected a number, got True"),
+        (
+            {"soft_l1": {"strength": "0.1"}},
+            "cost.soft_l1.strength: expected a number, or one for each member, got '0.1'",
+        ),
+        (
+            {"soft_l1_2": {"strength": True}},
+            "cost.soft_l1_2.strength: expected a number, or one for each member, got True",
+        ),
         ({"quadratic": 1.0}, "cost.quadratic: expected strength, got 1.0"),
         ([1.0], "cost: expected terms by name"),
     ],
@@ -161,9 +167,17 @@ def test_plain_data_that_is_no_cost_is_named(plain, message):
         Cost.from_plain(plain)
 
 
-def test_a_tensor_is_no_plain_data():
-    with pytest.raises(ConfigurationError, match=r"got a tensor of shape \[2\]"):
-        Quadratic(torch.ones(2)).__add__(SoftL1(0.1)).to_plain()
+def test_a_number_for_each_member_is_a_list():
+    cost = Quadratic(1.0) + SoftL1(torch.tensor([0.1, 0.2]), width=0.05)
+    plain = cost.to_plain()
+    assert plain["soft_l1"] == {"strength": pytest.approx([0.1, 0.2]), "width": 0.05}
+    assert Cost.from_plain(plain).to_plain() == plain
+
+
+@pytest.mark.parametrize("strength", [torch.ones(2, 1), torch.tensor(1.0), torch.ones(2, requires_grad=True)])
+def test_any_other_tensor_is_no_plain_data(strength):
+    with pytest.raises(ConfigurationError, match=r"or one for each member, got a tensor of shape \[.*\]"):
+        (Quadratic(strength) + SoftL1(0.1)).to_plain()
 
 
 def test_a_users_problem_is_no_plain_data():

@@ -71,8 +71,12 @@ def loaded_or_refused(path, **arguments):
         ({"feature_x": ["1", "2", "x", "4", "0", "1"]}, "column 'feature_x' is .*string, expected integers or floats"),
         ({"target": ["up", "down"] * 3}, "column 'target' is .*string, expected integers or floats"),
         ({"id": list("abcdbb")}, "column 'id' holds 'b' twice in era '0002'; drop one"),
-        ({"id": ["a", "b", None, "a", "b", "c"]}, "column 'id' has 1 rows without a name; name them, or pass id=None"),
+        ({"id": ["a", "b", None, "a", "b", "c"]}, "column 'id' has a row without a name in era '0001'; name it, or"),
+        ({"id": ["a", "b", "c", "a", "", ""]}, "column 'id' has a row without a name in era '0002'; name it, or"),
         ({"era": ["0001", None, "0001", "0002", "0002", "0002"]}, "column 'era' has no era in row 1; drop such rows"),
+        ({"era": ["0001", "", "0001", "0002", "0002", "0002"]}, "column 'era' has no era in row 1; drop such rows"),
+        ({"era": ["2020-9"] * 3 + ["2020-10"] * 3}, "column 'era' is text that sorts '2020-10' before '2020-9'; pad"),
+        ({"era": ["9-2020-w"] * 3 + ["10-2020-w"] * 3}, "is text that sorts '10-2020-w' before '9-2020-w'; pad"),
         ({"era": ["era9"] * 3 + ["era10"] * 3}, "column 'era' is text that sorts 'era10' before 'era9'; pad the"),
         ({"era": ["31/12/2019"] * 3 + ["01/01/2020"] * 3}, "does not sort by time, such as '01/01/2020'; write dates"),
     ],
@@ -114,6 +118,17 @@ def test_files_that_are_not_there_or_are_folders(kind, tmp_path):
     refused(tmp_path / f"nope.{kind}", "no such file; expected an? ")
     (tmp_path / f"folder.{kind}").mkdir()
     refused(tmp_path / f"folder.{kind}", "a folder; expected an? .*a folder of shards is opened by open_shards")
+
+
+@KIND
+def test_a_pipe_is_refused_not_waited_for(kind, tmp_path):
+    os.mkfifo(tmp_path / f"pipe.{kind}")
+    refused(tmp_path / f"pipe.{kind}", "a pipe or a device; expected an? .* read more than once")
+
+
+@KIND
+def test_a_name_that_is_too_long(kind, tmp_path):
+    refused(tmp_path / f"{'x' * 300}.{kind}", r"cannot be read \(File name too long\)")
 
 
 @KIND

@@ -100,3 +100,24 @@ def test_floats_are_binned_before_they_are_looked_at_only_where_eras_are_whole(s
 def test_what_is_no_panel_at_all_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"panel\.csv: column 'target' is string"):
         check(write(make_frame(target="up"), tmp_path, "csv"))
+
+
+def test_a_target_that_no_row_has_is_a_remark(tmp_path):
+    facts = check(write(make_frame(target=np.nan, feature_z=[3, 3, 3, 3, 3, 2]), tmp_path, "parquet"))
+    (remark,) = facts.problems
+    assert (remark.column, remark.what, remark.refused) == ("target", "is unknown in every row", False)
+
+
+def test_a_column_that_is_refused_is_not_said_to_be_constant(tmp_path):
+    facts = check(write(make_frame(feature_z=10**12), tmp_path, "parquet"))
+    (problem,) = facts.problems
+    assert (problem.column, problem.refused) == ("feature_z", True)
+
+
+def test_a_row_without_a_name_is_said_once(tmp_path):
+    (problem,) = (
+        problem
+        for problem in check(write(make_frame(id=["", "", *list("cdea")]), tmp_path, "arrow")).problems
+        if problem.refused
+    )
+    assert problem.what == "has a row without a name in era '0001'"

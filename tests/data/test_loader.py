@@ -53,7 +53,7 @@ def assert_same(batch: Batch, other: Batch):
 
 
 def loaders():
-    return {thread for thread in threading.enumerate() if thread.name.startswith("alignray-loader")}
+    return {thread for thread in threading.enumerate() if thread.name.startswith("alignray-ahead")}
 
 
 @pytest.fixture(params=[0, 1 << 30], ids=["in a thread", "inline"])

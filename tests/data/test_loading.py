@@ -263,7 +263,7 @@ def test_eras_that_sort_as_text_against_their_numbers_are_refused():
 
 def test_ids_that_name_no_row_are_refused():
     refused("'id' holds 'a' twice in era '0001'", make_frame(id=list("aabbcd")))
-    refused("'id' has 1 rows without a name", make_frame(id=["a", "b", None, "a", "b", "c"]))
+    refused("'id' has a row without a name in era '0001'", make_frame(id=["a", "b", None, "a", "b", "c"]))
     refused("expected names that can be written as text", make_frame(id=[[1], [2], [3]] * 2))
 
 

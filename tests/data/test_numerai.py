@@ -1,6 +1,7 @@
 """Numerai's files, as `write_numerai_layout` writes them and as Numerai may: read, sifted, and refused."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from alignray.data.datasets import numerai, synthetic, synthetic_oracle, write_numerai_layout
 from alignray.data.datasets.synthetic_folder import TEST_ERAS
+from alignray.data.shards.folders import LocalFolder
 from alignray.errors import DataError, InvalidArgumentError
 
 SIZES = {"num_eras": 12, "rows": 40, "num_features": 33, "seed": 3}
@@ -172,7 +174,16 @@ def test_what_cannot_be_used_is_named(folder, change, words):
     refused(words, folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"feature_sets": 3, "targets": []}'])
+NO_DESCRIPTIONS = [
+    "",
+    "[]",
+    "{}",
+    '{"feature_sets": 3, "targets": []}',
+    '{"feature_sets": {"small": 5}, "targets": []}',
+]
+
+
+@pytest.mark.parametrize("text", NO_DESCRIPTIONS)
 def test_a_description_that_is_none_is_named(folder, text):
     (folder / "features.json").write_text(text)
     refused("features.json: expected JSON with feature_sets and targets .* delete it and download it again", folder)
@@ -236,6 +247,7 @@ def test_shares_are_passed_on(tmp_path):
         ({"validation_eras": 0}, "validation_eras must be from 1 to num_eras − 1 = 11, got 0"),
         ({"validation_eras": 12}, "validation_eras must be from 1 to num_eras − 1 = 11, got 12"),
         ({"rows": 1}, "rows must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"stable": 0.5}, "stable, unstable, noise: expected shares"),
     ],
 )
@@ -251,6 +263,43 @@ def test_a_folder_in_use_is_left_alone(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: a file; expected a folder"):
         write_numerai_layout(tmp_path / "file", **SIZES)
+
+
+def test_a_layout_does_not_replace_files_that_another_wrote(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"downloaded")
+    with pytest.raises(DataError, match=r"holds a train.parquet already; choose another folder"):
+        write_numerai_layout(tmp_path, **SIZES)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"downloaded"]
+
+
+def test_a_layout_that_another_process_writes_is_left_to_it(tmp_path):
+    with (
+        LocalFolder(tmp_path / "numerai").writing(),
+        pytest.raises(DataError, match="another process writes here; wait for it, or choose another"),
+    ):
+        write_numerai_layout(tmp_path / "numerai", **SIZES)
+
+
+def test_a_full_disk_leaves_nothing_of_a_layout(tmp_path):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited[1]))  # as near as a test can come to a full disk
+    try:
+        with pytest.raises(DataError, match=r"numerai: cannot be written to \(.+\); see to its free space") as caught:
+            write_numerai_layout(tmp_path / "numerai", **SIZES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_layout_leaves_nothing(monkeypatch, tmp_path):
+    def interrupted(names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alignray.data.datasets.synthetic_folder._feature_sets", interrupted)  # after the other files
+    with pytest.raises(KeyboardInterrupt):
+        write_numerai_layout(tmp_path / "numerai", **SIZES)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_whole_once_it_has_its_description(tmp_path, monkeypatch):

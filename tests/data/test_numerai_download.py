@@ -13,6 +13,7 @@ import pytest
 from alignray.cli.main import status
 from alignray.data.datasets import download_numerai, numerai, numerai_download, write_numerai_layout
 from alignray.data.datasets.numerai_download import fetch
+from alignray.data.shards.folders import LocalFolder
 from alignray.errors import DataError, WorkError
 
 
@@ -179,6 +180,21 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: a file; expected a folder"):
         download_numerai(tmp_path / "file")
+
+
+def test_a_folder_that_another_process_downloads_to_is_left_to_it(at_numerai, tmp_path):
+    with (
+        LocalFolder(tmp_path / "here").writing(),
+        pytest.raises(DataError, match="another process writes here; wait for it, or choose another"),
+    ):
+        download_numerai(tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(at_numerai, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/here: the folder cannot be made \(Not a directory\)"):
+        download_numerai(tmp_path / "file" / "here")
 
 
 def test_what_was_cut_short_goes_on_where_it_stopped(server, tmp_path):

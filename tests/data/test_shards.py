@@ -241,7 +241,7 @@ def test_two_writers_do_not_mix(panel, tmp_path):
         yield panel.shards[0]
         write_shards(panel, tmp_path, eras_per_shard=1)
 
-    with pytest.raises(DataError, match="another process writes shards here"):
+    with pytest.raises(DataError, match="another process writes here"):
         write_shards(SimpleNamespace(schema=panel.schema, shards=meanwhile()), tmp_path, eras_per_shard=1)
     assert list(tmp_path.iterdir()) == []
 

@@ -67,6 +67,17 @@ def test_an_era_larger_than_a_shard_is_a_shard(tmp_path, small_shards):
     assert [shard.num_rows for shard in stream.shards] == [5, 1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_have_as_many_eras_as_are_asked_for(kind, tmp_path, small_shards):
+    path = write(make_frame(), tmp_path, kind)
+    stream = open_stream(path, eras_per_shard=2)
+    shards = tuple(stream.shards)
+    assert [shard.eras for shard in shards] == [("0001", "0002"), ("0010",)]
+    assert Panel(stream.schema, shards).digest == LOADERS[kind](path).digest
+    with pytest.raises(InvalidArgumentError, match="eras_per_shard must be at least 1, got 0"):
+        open_stream(path, eras_per_shard=0)
+
+
 def test_many_row_groups_and_batches_make_the_same_panel(tmp_path, monkeypatch, small_shards):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.integers(0, 5, (3000, 2), dtype=np.int8), columns=["feature_a", "feature_b"])
@@ -111,7 +122,7 @@ def test_a_bad_value_is_found_when_its_era_is_read(tmp_path, small_shards):
 def test_a_name_that_tells_no_kind_is_refused(tmp_path):
     (tmp_path / "panel.xlsx").touch()
     with pytest.raises(
-        DataError, match=r"panel\.xlsx: of no kind that is known; expected a name that ends in \.parquet"
+        DataError, match=r"panel\.xlsx: of no kind that is known; expected a file whose name ends in \.parquet"
     ):
         open_stream(tmp_path / "panel.xlsx")
 
@@ -140,6 +151,7 @@ def test_zero_padded_eras_of_a_csv_file_stay_text(tmp_path):
         (["2020-01-01 09:00:00", "2020-01-01 16:00:00", "2020-01-02 00:00:00"],
          ("2020-01-01T09:00:00", "2020-01-01T16:00:00", "2020-01-02")),
         (["era08", "era09", "era10"], ("era08", "era09", "era10")),
+        ([f"1{'0' * 19}{era}" for era in range(1, 4)], tuple(f"1{'0' * 19}{era}" for era in range(1, 4))),
     ],
 )  # fmt: skip
 def test_eras_of_a_csv_file_are_what_their_text_says(eras, labels, tmp_path):
@@ -160,9 +172,10 @@ def test_names_that_look_like_numbers_or_like_nothing_stay_names(tmp_path):
     assert Panel.from_csv(path).shards[0].ids.tolist() == ["NA", "null", "007", "NaN", "1e3", "x"]
 
 
-def test_a_compressed_csv_file(tmp_path):
-    make_frame().to_csv(tmp_path / "panel.csv.gz", index=False)
-    stream = open_stream(tmp_path / "panel.csv.gz")
+@pytest.mark.parametrize("name", ["panel.csv.gz", "PANEL.CSV.GZ"])
+def test_a_compressed_csv_file(name, tmp_path):
+    make_frame().to_csv(tmp_path / name, index=False, compression="gzip")
+    stream = open_stream(tmp_path / name)
     assert Panel(stream.schema, tuple(stream.shards)).digest == Panel.from_frame(make_frame()).digest
 
 

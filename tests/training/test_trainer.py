@@ -212,6 +212,15 @@ def test_an_epoch_in_which_nothing_converged_is_an_error(panel):
         trainer(panel, layer=SolverLayer(hard, max_iter=1, on_failure="nan")).run_epoch(4)
 
 
+@pytest.mark.parametrize("arm", ["aligned", "mse"])
+@pytest.mark.parametrize("target", [np.nan, 0.5])
+def test_a_target_that_is_unknown_or_the_same_everywhere_is_an_error_of_the_panel(panel, target, arm):
+    (shard,) = panel.shards
+    flat = Panel(panel.schema, (replace(shard, target=np.full_like(shard.target, target)),))
+    with pytest.raises(TrainingError, match="epoch 0: no training era has two targets that differ; check the panel's"):
+        trainer(flat, arm=arm).run_epoch(0)
+
+
 def test_a_learning_rate_that_is_too_high_diverges_in_words(panel):
     words = r"every member has diverged, member 0, 1, 2 at epoch 0, step [12], era '\w+': .* lower optimiser"
     with pytest.raises(TrainingError, match=words):

@@ -13,7 +13,14 @@ from alignray.data import Panel
 from alignray.errors import DataError
 from alignray.models import ModelConfig
 from alignray.objectives import OBJECTIVES
-from alignray.training import OPTIMISERS, AnnealingConfig, OptimiserConfig, TrainingConfig
+from alignray.training import (
+    OPTIMISERS,
+    AnnealingConfig,
+    AveragingConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from alignray.trial import ScoringConfig, SplitConfig, Trial, TrialConfig
 
 COST = Quadratic(1.0) + SoftL1(0.1, width=0.1) + FactorPenalty(0.05)
@@ -71,6 +78,39 @@ def test_so_may_one_with_annealing_and_a_penalty_on_derivatives(arm, panel, tmp_
         optimiser=OptimiserConfig(learning_rate=0.02),
     )
     check_every_interruption(config(objective=arm, training=training), panel, tmp_path, device)
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_so_may_one_with_a_schedule_accumulated_batches_and_an_average(kind, panel, tmp_path, device):
+    training = TrainingConfig(
+        epochs=EPOCHS,
+        eras_per_batch=2,
+        accumulate=2,
+        optimiser=OptimiserConfig(
+            learning_rate=(0.02, 0.01), gradient_clip=0.5, schedule=ScheduleConfig(name="one_cycle", warmup=0.2)
+        ),
+        averaging=AveragingConfig(kind=kind, decay=0.7, start=1),
+    )
+    check_every_interruption(config(training=training), panel, tmp_path, device)
+
+
+def test_so_may_one_that_has_lost_a_member(panel, tmp_path, device):
+    optimiser = OptimiserConfig(name="sgd", learning_rate=(0.02, 1e30))
+    training = TrainingConfig(epochs=EPOCHS, eras_per_batch=4, warmup_epochs=0, optimiser=optimiser)
+    whole = Trial(config(training=training), panel, device=device)
+    first = whole.step()
+    assert first["train/diverged"] == 2.0  # one in each of two folds
+    whole.checkpoint().save(tmp_path / "1")
+    resumed = Trial(config(training=training), panel, device=device)
+    resumed.restore(Checkpoint.load(tmp_path / "1"))
+    assert run(resumed) == run(whole)
+    assert len(resumed.best_members()) == len(whole.best_members()) == 1
+
+
+@pytest.mark.parametrize("family", ["resmlp", "tabm", "cross"])
+def test_so_may_any_family(family, panel, tmp_path, device):
+    model = ModelConfig(family=family, width=6, depth=1, dropout=0.2, normalisation="layer")
+    check_every_interruption(config(model=model, objective="mse"), panel, tmp_path, device)
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -82,7 +82,8 @@ def _described(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
         )
     try:
         description = json.loads(path.read_bytes())
-        return dict(description["feature_sets"]), list(description["targets"])
+        sets = {name: list(features) for name, features in dict(description["feature_sets"]).items()}
+        return sets, list(description["targets"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: expected JSON with feature_sets and targets ({type(error).__name__}: {error}); "

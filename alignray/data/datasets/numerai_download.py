@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from alignray.data.datasets.numerai import FEATURES, PARTS
+from alignray.data.shards.folders import LocalFolder
 from alignray.errors import DataError, WorkError
 
 _ADDRESS = "query ($filename: String!) { dataset(filename: $filename) }"
@@ -54,7 +55,8 @@ def download_numerai(
 
     Raises:
         WorkError: numerapi is not installed, Numerai does not answer, or a download was cut short.
-        DataError: There is no such version, it lacks a file, or the folder is a file.
+        DataError: There is no such version, it lacks a file, or the folder is a file, cannot be made, or is being
+            written to by another process on this machine.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -71,9 +73,9 @@ def download_numerai(
         raise DataError(f"version: Numerai's {version} has no {absent[0]}; choose another of {', '.join(versions)}")
     if everything:
         wanted += sorted(names.difference(wanted))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
-        fetch(_address(api, f"{version}/{name}"), folder / name, on_bytes)
+    with LocalFolder(folder).writing():  # two processes would both append to what an earlier one left
+        for name in wanted:
+            fetch(_address(api, f"{version}/{name}"), folder / name, on_bytes)
     return [folder / name for name in wanted]
 
 

@@ -130,7 +130,8 @@ def draw_eras(
     num_eras: int, rows: int, num_features: int, seed: int, stable: float, unstable: float, noise: float
 ) -> Iterator[Era]:
     """Draw the eras of `synthetic`, one after another; its arguments, which are checked at once."""
-    for name, value, least in (("num_eras", num_eras, 1), ("rows", rows, 2), ("num_features", num_features, 1)):
+    least_of = {"num_eras": (num_eras, 1), "rows": (rows, 2), "num_features": (num_features, 1), "seed": (seed, 0)}
+    for name, (value, least) in least_of.items():
         if value < least:
             raise InvalidArgumentError(f"{name} must be at least {least}, got {value}")
     shares = (stable, unstable, noise)

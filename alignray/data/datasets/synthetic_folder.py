@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +24,13 @@ from alignray.data.datasets.synthetic import (
     row_ids,
     target_of,
 )
+from alignray.data.shards.folders import LocalFolder, reported
 from alignray.errors import DataError, InvalidArgumentError
 
 TARGETS = ("target", "target_cyrusd_20", "target_cyrusd_60")
 """What is predicted, the same under its own name, and an auxiliary target that some rows lack."""
+_FILES = ("train.parquet", "validation.parquet", "live.parquet", "features.json")
+"""What is written; the last one makes the folder whole."""
 TEST_ERAS = 4
 """Eras of validation.parquet whose targets are not known yet: their rows are ``test``."""
 _AUXILIARY_NOISE = 0.5
@@ -72,7 +75,7 @@ def write_numerai_layout(
     - ``live.parquet``, one era more, labelled ``X``, without targets;
     - ``features.json``, with the sets ``small`` (the features that make the stable signal), ``medium`` (those, and
       others up to 30 % of all) and ``all``, each within the next, and the targets. `synthetic_oracle` predicts from
-      any of the three. It is written last: a folder that has it is whole.
+      any of the three. It takes its name last: a folder that has it is whole.
 
     ``target_cyrusd_20`` is the target under its own name. ``target_cyrusd_60`` ranks the same score with noise of half
     its standard deviation added, and 2 % of the rows lack it.
@@ -95,7 +98,8 @@ def write_numerai_layout(
 
     Raises:
         InvalidArgumentError: A number is out of its range, or the shares do not add up to 1.
-        DataError: The folder has a features.json already, or is a file.
+        DataError: The folder has one of the files already, is a file, is being written to by another process on this
+            machine, or cannot be written to (a full disk, say). Nothing is left there of what was written.
     """
     if num_eras < 2:
         raise InvalidArgumentError(f"num_eras must be at least 2, got {num_eras}: one to train and one to validate on")
@@ -104,21 +108,36 @@ def write_numerai_layout(
         raise InvalidArgumentError(f"validation_eras must be from 1 to num_eras − 1 = {num_eras - 1}, got {validating}")
     drawn = draw_eras(num_eras + TEST_ERAS + 1, rows, num_features, seed, stable, unstable, noise)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: a file; expected a folder to write to")
-    if (folder / "features.json").exists():
-        raise DataError(f"{folder}: holds a features.json already; choose another folder, or delete this one")
-    folder.mkdir(parents=True, exist_ok=True)
     names = feature_names(num_features)
     eras = _labelled(drawn, num_eras - validating, num_eras)
-    _write(folder / "train.parquet", names, islice(eras, num_eras - validating), seed)
-    _write(folder / "validation.parquet", names, islice(eras, validating + TEST_ERAS), seed)
-    _write(folder / "live.parquet", names, eras, seed)
-    description = {"feature_sets": _feature_sets(names), "targets": TARGETS}
-    partial = folder / ".features.json"
-    partial.write_text(json.dumps(description, indent=1))
-    partial.replace(folder / "features.json")
+    with LocalFolder(folder).writing(), _together(folder) as paths:
+        _write(paths["train.parquet"], names, islice(eras, num_eras - validating), seed)
+        _write(paths["validation.parquet"], names, islice(eras, validating + TEST_ERAS), seed)
+        _write(paths["live.parquet"], names, eras, seed)
+        description = {"feature_sets": _feature_sets(names), "targets": TARGETS}
+        paths["features.json"].write_text(json.dumps(description, indent=1))
     return folder
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[dict[str, Path]]:
+    """Where to write each file, all of which take their names at the end; if that fails, what was written is deleted.
+
+    Raises:
+        DataError: One of them is there already, or cannot be written.
+    """
+    there = next((name for name in reversed(_FILES) if (folder / name).exists()), None)
+    if there is not None:
+        raise DataError(f"{folder}: holds a {there} already; choose another folder, or delete this one")
+    paths = {name: folder / f".{name}.partial" for name in _FILES}  # a killed writer's are written over
+    try:
+        with reported(str(folder), "cannot be written to"):
+            yield paths
+            for name, path in paths.items():
+                path.replace(folder / name)
+    finally:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
 
 
 def _labelled(drawn: Iterator[Era], train: int, known: int) -> Iterator[_Labelled]:

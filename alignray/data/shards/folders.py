@@ -61,7 +61,7 @@ class LocalFolder:
             DataError: It is a file, cannot be made, or another process writes to it.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise DataError(f"{self.path}: a file; expected a folder to write shards to")
+            raise DataError(f"{self.path}: a file; expected a folder to write to")
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             with reported(str(self.path), "the folder cannot be made"):
@@ -214,7 +214,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(f"{folder}: another process writes shards here; wait for it, or choose another") from error
+            raise DataError(f"{folder}: another process writes here; wait for it, or choose another") from error
         except OSError:  # some network file systems have no locks
             pass
         yield

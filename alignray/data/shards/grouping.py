@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ def _grouped(shards: Iterator[Shard], eras_per_shard: int) -> Iterator[Shard]:
         yield _joined(pending)
 
 
-def _joined(parts: Sequence[Shard]) -> Shard:
-    """One shard of several that follow one another."""
+def _joined(parts: list[Shard]) -> Shard:
+    """One shard of several that follow one another; each is let go once it is copied, and no two are held twice."""
     if len(parts) == 1:
         return parts[0]
 
@@ -60,11 +60,18 @@ def _joined(parts: Sequence[Shard]) -> Shard:
         arrays = [getattr(part, name) for part in parts]
         return None if arrays[0] is None else np.concatenate(arrays)
 
-    return Shard(
-        eras=tuple(label for part in parts for label in part.eras),
-        offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
-        features=whole("features"),
-        factors=whole("factors"),
-        target=whole("target"),
-        ids=whole("ids"),
-    )
+    def room(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.empty((offsets[-1], arrays[0].shape[1]), np.result_type(*arrays))
+
+    offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in parts]))
+    labels = tuple(label for part in parts for label in part.eras)
+    features, factors, target, ids = room("features"), room("factors"), whole("target"), whole("ids")
+    stop = 0
+    while parts:
+        part = parts.pop(0)
+        start, stop = stop, stop + part.num_rows
+        features[start:stop] = part.features
+        if factors is not None:
+            factors[start:stop] = part.factors
+    return Shard(eras=labels, offsets=offsets, features=features, factors=factors, target=target, ids=ids)

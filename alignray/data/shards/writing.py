@@ -6,10 +6,11 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from alignray.data.ahead import ahead
 from alignray.data.digest import ContentDigest
 from alignray.data.layout import Schema, Shard, expected_kinds, require_kinds
 from alignray.data.shards.arrow import record_batch
@@ -37,9 +38,9 @@ class Eras(Protocol):
 def write_shards(panel: Eras, folder: str | os.PathLike[str], *, eras_per_shard: int) -> Path | str:
     """Write a panel as ``shard-00000.arrow`` … and ``manifest.json``, which comes last and makes the folder valid.
 
-    Eras are written as they come: of a stream, what is in memory at a time is the eras of one file, once more while
-    they are put together, and what the stream itself holds. A write that fails removes what it wrote. One that is
-    killed leaves files but no manifest, and the next write to the folder begins by removing those.
+    Eras are written as they come, and those of the next file are read in a thread meanwhile: of a stream, what is in
+    memory at a time is the eras of two files and what the stream itself holds. A write that fails removes what it
+    wrote. One that is killed leaves files but no manifest, and the next write to the folder begins by removing those.
 
     Args:
         panel: A panel, or a stream of eras (anything with ``schema`` and iterable ``shards``).
@@ -56,8 +57,8 @@ def write_shards(panel: Eras, folder: str | os.PathLike[str], *, eras_per_shard:
     """
     groups = regrouped(panel.shards, eras_per_shard)
     target = folder_at(folder)
-    with _attempt(target):
-        manifest = _write_groups(panel.schema, groups, target)
+    with _attempt(target), closing(ahead(groups)) as coming:
+        manifest = _write_groups(panel.schema, coming, target)
         with _created(target, MANIFEST) as file:
             file.write(manifest.encode())
     return target.path if isinstance(target, LocalFolder) else target.url
