@@ -41,3 +41,7 @@ class UnconvergedError(WorkError):
 
 class TrainingError(WorkError):
     """A training run cannot go on: a loss or a prediction is not finite."""
+
+
+class OutOfMemoryError(WorkError):
+    """A trial needs more memory than its device has left."""

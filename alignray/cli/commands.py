@@ -41,7 +41,7 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
 @_STORAGE
 @_TRACKING
 def run(
@@ -57,9 +57,11 @@ def run(
     tracking_uri: str | None,
 ) -> None:
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
-    from alignray.cli.show import print_plan, print_result, watch
+    from alignray.cli.show import print_estimate, print_plan, print_result, watch
     from alignray.configuration import replace_at, set_from_text
+    from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
+    from alignray.sweep import estimate
 
     config = find_sweep(sweep)
     for setting in settings:
@@ -74,7 +76,14 @@ def run(
     }
     config = replace_at(config, {path: value for path, value in flags.items() if value is not None})
     if dry_run:
-        print_plan(config)
+        panel = config.data.load()
+        print_plan(config, panel)
+        try:
+            print_estimate(config, estimate(config, panel))
+        except SweepError as error:
+            if address is None:
+                raise
+            click.echo(f"measured  not, on this machine: {error}")
         return
     with watch() as progress:
         result = run_sweep(

@@ -15,12 +15,13 @@ from rich.text import Text
 
 from alignray.report import interval_text, short
 from alignray.statistics import Interval
-from alignray.sweep import Progress, Snapshot, SweepConfig
-from alignray.trial import METRICS
+from alignray.sweep import Estimate, Progress, Snapshot, SweepConfig
+from alignray.trial import METRICS, Demand
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alignray.data import Panel
     from alignray.launch import SweepResult
 
 _WIDE = 120
@@ -158,10 +159,9 @@ def _unscored(rows: pd.DataFrame) -> str:
     return ", ".join(texts)
 
 
-def print_plan(config: SweepConfig) -> None:
+def print_plan(config: SweepConfig, panel: Panel) -> None:
     """What a sweep would do."""
     console = Console(soft_wrap=True)
-    panel = config.data.load()
     split = config.split(panel.num_eras)
     fold, holdout = split.folds[-1], split.holdout
     resources = config.resources
@@ -188,3 +188,36 @@ def print_plan(config: SweepConfig) -> None:
     console.print("space")
     for path, distribution in config.space.distributions.items():
         console.print(f"  {path}: {distribution.describe()}", highlight=False, markup=False)
+
+
+def print_estimate(config: SweepConfig, estimate: Estimate) -> None:
+    """What a sweep would take."""
+    demand, arms, epochs = estimate.demand, config.arms, config.trial.training.epochs
+    unit = "GPU-hours" if config.resources.gpus_per_trial else "core-hours"
+    speed = ", ".join(f"{arm} {sum(fold_s):.2g} s" for arm, fold_s in zip(arms, demand.fold_s, strict=True))
+    lines = {
+        "memory": _memory_text(demand, config.resources.gpus_per_trial),
+        "epoch": f"{speed}, a trial that runs alone",
+        "cost": f"about {estimate.hours:.2g} {unit} if all {config.search.trials * len(arms)} trials and {len(arms)} "
+        f"final models go through {epochs} epochs; stopping early makes it less",
+        "time": f"about {_duration(estimate.elapsed_s)} on this machine, {estimate.at_once} trials at once",
+        "measured": f"on {estimate.machine}; memory where the space is largest, times at the template's own point",
+    }
+    console = Console(soft_wrap=True)
+    for label, text in lines.items():
+        console.print(f"{label:<9} {text}", highlight=False, markup=False)
+
+
+def _memory_text(demand: Demand, asked: float) -> str:
+    size, share = f"{demand.peak_bytes / 1e9:.2g} GB a trial at most", demand.gpu_share
+    if demand.total_bytes is None or share is None:
+        return f"{size}, and the panel once for all of them"
+    enough = "is enough" if share <= asked else f"is too little: set it to at least {share:.2f}"
+    return f"{size}, {share:.2f} of a GPU of {demand.total_bytes / 1e9:.3g} GB; gpus_per_trial={asked:g} {enough}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.2g} s"

@@ -117,14 +117,18 @@ _RESIDENTS: WeakKeyDictionary[Panel, dict[torch.device, Resident | None]] = Weak
 """By panel and device, what stays there; None where it would take too much. It goes with the panel."""
 
 
+def resident_bytes(panel: Panel, device: torch.device) -> int:
+    """What a panel would take of a GPU, as free as it is now, if it stays there; 0 if it would be streamed."""
+    free, _ = torch.cuda.mem_get_info(device)
+    numbers = sum(shard.nbytes - (0 if shard.ids is None else shard.ids.nbytes) for shard in panel.shards)
+    return numbers if numbers <= _SHARE_OF_FREE_MEMORY * free else 0
+
+
 def _resident(panel: Panel, device: torch.device) -> Resident | None:
     """The panel on a GPU, or None if it shall be streamed: decided when it is first asked for, for this process."""
     of_panel = _RESIDENTS.setdefault(panel, {})
     if device not in of_panel:
-        free, _ = torch.cuda.mem_get_info(device)
-        numbers = sum(shard.nbytes - (0 if shard.ids is None else shard.ids.nbytes) for shard in panel.shards)
-        fits = numbers <= _SHARE_OF_FREE_MEMORY * free
-        of_panel[device] = Resident(panel, device) if fits else None
+        of_panel[device] = Resident(panel, device) if resident_bytes(panel, device) else None
     return of_panel[device]
 
 

@@ -25,6 +25,7 @@ from alignray.sweep import (
     load_finals,
     place,
     ray_cluster,
+    require_gpus,
     run_search,
     seal,
     sweep_start,
@@ -94,7 +95,8 @@ def run_sweep(
 
     Raises:
         DataError: The panel cannot be read.
-        SweepError: The name is taken, the folder cannot be written, the cluster does not answer.
+        SweepError: The name is taken, the folder cannot be written, the cluster does not answer, or this machine, which
+            is the cluster, has no GPU that trials ask for.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -102,6 +104,7 @@ def run_sweep(
     uri = resolve_tracking_uri(tracking_uri)
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
+    _require_gpus(sweep, address)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
     sweep.split(panel.num_eras)
@@ -132,13 +135,15 @@ def resume_sweep(
         progress: Watches.
 
     Raises:
-        SweepError: There is no such sweep, it is running, or its data have changed since.
+        SweepError: There is no such sweep, it is running, its data have changed since, or this machine, which is the
+            cluster, has no GPU that trials ask for.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
     progress = progress or Silent()
     folder = Path(storage).resolve() / name
     manifest = Manifest.load(folder)
+    _require_gpus(manifest.config, address)
     with _sole_driver(folder):
         if tracking_uri is not None:
             manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
@@ -170,6 +175,14 @@ def write_page(result: SweepResult, path: Path) -> Path:
     """Write the report of a finished sweep to a file of one's choice."""
     manifest = Manifest.load(result.folder)
     return write_report(manifest, load_finals(result.folder, manifest), result.trials, result.comparison, path)
+
+
+def _require_gpus(config: SweepConfig, address: str | None) -> None:
+    """A cluster may get GPUs while the sweep waits for them; this machine alone does not."""
+    import ray
+
+    if address is None and not ray.is_initialized():
+        require_gpus(config.resources)
 
 
 def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> dict[str, Placed]:

@@ -184,6 +184,22 @@ class Space:
                 values[path] = distribution.suggest(trial, path)
         return values
 
+    def largest(self, prefixes: tuple[str, ...]) -> list[dict[str, Value]]:
+        """The points at which numbers are as large as they get, one for each combination of the values that are none.
+
+        Args:
+            prefixes: How the paths begin of the fields that are looked at; the others are left out.
+        """
+        points: list[dict[str, Value]] = [{}]
+        for path, distribution in self.distributions.items():
+            if path.startswith(prefixes):
+                points = [
+                    {**point, **chosen}
+                    for point in points
+                    for chosen in _extremes(path, distribution, _holds(distribution.condition, point))
+                ]
+        return points
+
     def values_of(self, config: Any) -> dict[str, Value]:
         """The configuration's own values, as a point of the space; fields outside their distribution are left out."""
         flat = flatten(to_plain(config))
@@ -236,6 +252,15 @@ class Space:
 
 def _holds(condition: Mapping[str, tuple[Value, ...]], values: Mapping[str, Value]) -> bool:
     return all(values.get(path) in allowed for path, allowed in condition.items())
+
+
+def _extremes(path: str, distribution: Distribution, exists: bool) -> list[dict[str, Value]]:
+    """The largest value of a field of numbers, every value of another; nothing of one that is not there."""
+    if not exists:
+        return [{}]
+    values = distribution.extremes()
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [{path: max(numbers)}] if len(numbers) == len(values) else [{path: value} for value in values]
 
 
 def _condition_text(condition: Condition) -> str:

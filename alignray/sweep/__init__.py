@@ -1,7 +1,8 @@
 """A search over trials on a Ray cluster, at equal budgets for every arm."""
 
-from alignray.sweep.cluster import ray_cluster
+from alignray.sweep.cluster import ray_cluster, require_gpus
 from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import sweep_start
 from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
 from alignray.sweep.manifest import Manifest
@@ -11,6 +12,7 @@ from alignray.sweep.search import run_search, sweep_studies
 
 __all__ = [
     "DataConfig",
+    "Estimate",
     "FinalResult",
     "HoldoutConfig",
     "Manifest",
@@ -21,9 +23,11 @@ __all__ = [
     "Silent",
     "Snapshot",
     "SweepConfig",
+    "estimate",
     "load_finals",
     "place",
     "ray_cluster",
+    "require_gpus",
     "run_search",
     "seal",
     "sweep_start",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from alignray.errors import SweepError
+from alignray.sweep.config import ResourceConfig
 
 _KNOCK_S = 5.0
 _ENVIRONMENT = {
@@ -58,6 +59,22 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def require_gpus(resources: ResourceConfig) -> None:
+    """Check that this machine has the GPUs of a single trial: unlike a cluster, it will never have more.
+
+    Raises:
+        SweepError: It has too few.
+    """
+    import torch
+
+    needed, there = resources.needs.get("GPU", 0.0), torch.cuda.device_count()
+    if needed > there:
+        raise SweepError(
+            f"resources.gpus_per_trial: a trial needs {needed:g} GPUs, and this machine has {there}; set it to 0 to "
+            "train on the CPU, or use machines that have them, through --address"
+        )
 
 
 def _require_answer(address: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -159,6 +160,24 @@ class ResourceConfig:
                 f"resources.gpu_hours: expected a number above 0 and trials on GPUs, got {self.gpu_hours} with "
                 f"resources.gpus_per_trial={self.gpus_per_trial}"
             )
+
+    @property
+    def threads(self) -> int:
+        """Threads of each of a trial's workers."""
+        return max(1, int(self.cpus_per_trial))
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What a trial needs, all its workers together, by Ray's names: ``CPU`` and ``GPU``, where it needs any."""
+        each = {"CPU": self.cpus_per_trial, "GPU": self.gpus_per_trial}
+        return {kind: self.workers_per_trial * amount for kind, amount in each.items() if amount}
+
+    def slots(self, there: Mapping[str, float]) -> int:
+        """How many trials fit at once where there is so much, by Ray's names; 1 too where not one fits."""
+        slots = [there.get(kind, 0.0) / amount for kind, amount in self.needs.items()]
+        if self.max_concurrent is not None:
+            slots.append(self.max_concurrent)
+        return max(1, int(min(slots)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,7 +74,7 @@ def run_search(
         checkpoints=folder / "tune" / "checkpoints",
         checkpoint_every=config.resources.checkpoint_every,
         checkpoints_kept=config.resources.checkpoints_kept,
-        threads=max(1, int(config.resources.cpus_per_trial)),
+        threads=config.resources.threads,
         device="cuda" if config.resources.gpus_per_trial else "cpu",
     )
     context.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -149,17 +149,7 @@ def _slots(config: SweepConfig) -> int:
     """How many trials the cluster can hold at once; 1 too where it cannot hold one yet."""
     import ray
 
-    there = ray.cluster_resources()
-    slots = [there.get(kind, 0.0) / amount for kind, amount in _needs(config.resources).items()]
-    if config.resources.max_concurrent is not None:
-        slots.append(config.resources.max_concurrent)
-    return max(1, int(min(slots)))
-
-
-def _needs(resources: ResourceConfig) -> dict[str, float]:
-    """What a trial needs, all its workers together, by Ray's names."""
-    each = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
-    return {kind: resources.workers_per_trial * amount for kind, amount in each.items() if amount}
+    return config.resources.slots(ray.cluster_resources())
 
 
 def _shortage(resources: ResourceConfig) -> str:
@@ -169,7 +159,7 @@ def _shortage(resources: ResourceConfig) -> str:
     there = ray.cluster_resources()
     return ", ".join(
         f"a trial needs {amount:g} {kind}s and the cluster has {there.get(kind, 0.0):g}"
-        for kind, amount in _needs(resources).items()
+        for kind, amount in resources.needs.items()
         if amount > there.get(kind, 0.0)
     )
 
@@ -177,7 +167,7 @@ def _shortage(resources: ResourceConfig) -> str:
 def _time_budget(config: SweepConfig) -> float | None:
     limits = [config.resources.time_budget_s]
     if config.resources.gpu_hours is not None:
-        limits.append(3600 * config.resources.gpu_hours / (_slots(config) * _needs(config.resources)["GPU"]))
+        limits.append(3600 * config.resources.gpu_hours / (_slots(config) * config.resources.needs["GPU"]))
     return min((limit for limit in limits if limit is not None), default=None)
 
 

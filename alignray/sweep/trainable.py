@@ -19,6 +19,7 @@ from alignray.search import Proposal
 from alignray.sweep.placement import Placed
 from alignray.tracking import RunMetrics, TrackerHandle
 from alignray.trial import Trial, TrialConfig
+from alignray.trial.memory import free_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,12 @@ class TrialTrainable(tune.Trainable):
     """Runs trials one after the other in one process.
 
     A trial goes on from its checkpoint wherever it is started again: after its worker was lost, or its whole sweep.
-    What fails by its own doing (a loss that is not finite) ends as failed, with its reason; a lost worker is retried.
+    What fails by its own doing (a loss that is not finite, too little memory) ends as failed, with its reason, and the
+    next trial runs in the same process; a lost worker is retried.
     """
+
+    _trial: Trial | None
+    _reason: str
 
     def setup(self, config: dict[str, Any], *, context: TrialContext) -> None:
         """Begin the first trial of this process."""
@@ -89,12 +94,15 @@ class TrialTrainable(tune.Trainable):
             ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``. After
             a resume once also ``damaged``: what was wrong with checkpoints that were passed over.
         """
+        epoch = 0
+        if self._trial is not None:
+            try:
+                metrics = self._trial.step()
+            except AlignrayError as error:
+                epoch, self._reason, self._trial = self._trial.epoch, str(error), None
         if self._trial is None:
-            return {"done": True, "finished": False, "epoch": 0, "failed": self._reason}
-        try:
-            metrics = self._trial.step()
-        except AlignrayError as error:
-            return {"done": True, "finished": False, "epoch": self._trial.epoch, "failed": str(error)}
+            free_memory()  # the process may go on with another trial, and shares its GPU with others
+            return {"done": True, "finished": False, "epoch": epoch, "failed": self._reason}
         self._context.keep(self._trial, self._key, metrics)
         damaged, self._damaged = self._damaged, None
         return {"done": self._trial.finished, **standing(self._trial, damaged)}
@@ -102,7 +110,7 @@ class TrialTrainable(tune.Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         proposal: Proposal = config["proposal"]
         self._key = proposal.key
-        self._trial: Trial | None = None
+        self._trial = None
         context = self._context
         checkpoint, self._damaged = latest_of(context.history(self._key))
         try:

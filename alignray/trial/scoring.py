@@ -270,10 +270,15 @@ def score(
     )
 
 
+def eras_at_once(panel: Panel) -> int:
+    """How many eras of a panel are scored at once."""
+    numbers = panel.num_rows * panel.num_features // panel.num_eras
+    return max(1, min(_ERAS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
+
+
 def _groups(panel: Panel, places: Sequence[int]) -> list[Sequence[int]]:
     """The eras in groups that are scored at once."""
-    numbers = panel.num_rows * panel.num_features // panel.num_eras
-    at_once = max(1, min(_ERAS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
+    at_once = eras_at_once(panel)
     return [places[start : start + at_once] for start in range(0, len(places), at_once)]
 
 

@@ -20,6 +20,7 @@ from alignray.objectives import objective
 from alignray.solver import SolverLayer
 from alignray.training import ALONE, EpochStats, Members, Trainer, Workers
 from alignray.trial.config import TrialConfig
+from alignray.trial.memory import ends_out_of_memory
 from alignray.trial.reporter import NullReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, score
 from alignray.trial.unscored import Unscored, by_name
@@ -45,8 +46,11 @@ class Trial:
 
     Raises:
         InvalidArgumentError: The panel is too short for the folds, or several workers cannot train it.
+        OutOfMemoryError: The device has too little memory left; `step` and `restore` raise it too. What they had made
+            is freed.
     """
 
+    @ends_out_of_memory
     def __init__(
         self,
         config: TrialConfig,
@@ -56,7 +60,8 @@ class Trial:
         device: torch.device | str = "cpu",
         workers: Workers = ALONE,
     ) -> None:
-        self.config, self._panel, self._device, self._workers = config, panel, torch.device(device), workers
+        self.config, self.device = config, torch.device(device)
+        self._panel, self._workers = panel, workers
         if folds is None:
             folds = config.split.cut(panel.num_eras, holdout=0).folds
         self._folds = tuple(folds)
@@ -78,6 +83,7 @@ class Trial:
         """The name under which `step` returns what the search looks at."""
         return f"val/{self.config.scoring.metric}"
 
+    @ends_out_of_memory
     def step(self) -> dict[str, float]:
         """Train and score one epoch.
 
@@ -114,7 +120,7 @@ class Trial:
 
     def best_members(self, fold: int = -1) -> Members:
         """The members of one fold as they were after the best epoch, without those that were lost by then."""
-        members = Members(self.config.model, self._panel.num_features, self.config.member_seeds, self._device)
+        members = Members(self.config.model, self._panel.num_features, self.config.member_seeds, self.device)
         members.load(self._best_states[fold])
         return members.living()
 
@@ -132,6 +138,7 @@ class Trial:
         }
         return Checkpoint(tensors, record)
 
+    @ends_out_of_memory
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same configuration, exactly.
 
@@ -144,7 +151,7 @@ class Trial:
             prefix, best = f"fold{fold}.", f"fold{fold}.best."
             of_fold = {name: value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
             self._best_states[fold] = {
-                name.removeprefix(best): value.to(self._device)
+                name.removeprefix(best): value.to(self.device)
                 for name, value in of_fold.items()
                 if name.startswith(best)
             }
@@ -175,7 +182,7 @@ class Trial:
 
     def _new_trainer(self, fold: Fold) -> Trainer:
         config = self.config
-        members = Members(config.model, self._panel.num_features, config.member_seeds, self._device)
+        members = Members(config.model, self._panel.num_features, config.member_seeds, self.device)
         arm = objective(config.objective, self._layer)
         return Trainer(config.training, members, arm, self._panel, fold.train, seed=config.seed, workers=self._workers)
 
@@ -223,6 +230,7 @@ def _summarise(stats: Sequence[EpochStats], scores: Sequence[Scores], seconds: f
         "solver/residual_max": max(*(epoch.residual_max for epoch in stats), *(fold.residual_max for fold in scores)),
         "solver/unconverged": float(sum(e.unconverged for e in stats) + sum(fold.unconverged for fold in scores)),
         "time/epoch_s": seconds,
+        "time/scoring_share": 1 - training / max(seconds, 1e-9),
         "time/solver_share": sum(epoch.solver_seconds for epoch in stats) / max(training, 1e-9),
         "time/loader_share": sum(epoch.loader_seconds for epoch in stats) / max(training, 1e-9),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def frame(**columns: object) -> pd.DataFrame:
         (["run", "quickstart", "--trials", "0"], ["--trials", "0"]),
         (["run", "quickstart", "--time-budget", "5"], ["--time-budget", "2h", "'5'"]),
         (["run", "quickstart", "--gpu-hours", "1"], ["gpu_hours", "gpus_per_trial"]),
+        (["run", "quickstart", "--set", "resources.gpus_per_trial=99"], ["gpus_per_trial", "needs 99", "--address"]),
         (["run"], ["SWEEP"]),
         (["frobnicate"], ["frobnicate"]),
         (["compare", "nosuch"], ["'nosuch'", "taken"]),
@@ -178,7 +180,29 @@ def test_dry_run_plans_and_writes_nothing(tmp_path: Path, capsys: pytest.Capture
     assert "3 an arm, 12 together" in said
     assert "7 epochs" in said
     assert "cost.soft_l1.strength: 0.005 … 0.1, log" in said
+    (memory, epoch, cost, elapsed, measured) = said.splitlines()[-5:]
+    assert re.fullmatch(r"memory    0\.\d+ GB a trial at most, and the panel once for all of them", memory)
+    seconds = r"[\d.e-]+ s, "
+    arms = f"aligned {seconds}misaligned {seconds}fenchel_young {seconds}mse {seconds}"
+    assert re.fullmatch(f"epoch     {arms}a trial that runs alone", epoch)
+    assert re.fullmatch(r"cost      about \S+ core-hours if all 12 trials and 4 final models go through 7 .*", cost)
+    assert re.fullmatch(r"time      about \S+ (s|min) on this machine, \d+ trials at once", elapsed)
+    assert measured.startswith("measured  on ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_for_a_cluster_whose_gpus_are_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    on_a_gpu = ["run", "quickstart", "--dry-run", "--set", "resources.gpus_per_trial=0.5"]
+    assert status(on_a_gpu) == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert "a trial needs 0.5 GPUs, and this machine has 0" in complaint
+    assert status([*on_a_gpu, "--address", "auto"]) == 0
+    plan = capsys.readouterr().out.splitlines()
+    assert "1 CPU, 0.5 GPU each" in plan[3]
+    assert plan[-1].startswith("measured  not, on this machine: ")
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,3 +245,11 @@ def test_small_eras_are_not_worth_a_thread():
         next(batches)
         assert len(loaders() - before) == threads
         batches.close()
+
+
+def test_a_panel_stays_on_a_gpu_that_is_four_times_as_free(monkeypatch):
+    panel = make_panel()
+    size = sum(shard.nbytes - (0 if shard.ids is None else shard.ids.nbytes) for shard in panel.shards)
+    for free, there in ((4 * size, size), (4 * size - 4, 0)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * size))
+        assert loader.resident_bytes(panel, torch.device("cuda")) == there

@@ -83,7 +83,7 @@ def test_study_and_mlflow_agree_trial_by_trial(demo: Demo, manifest: Manifest, r
         assert row.value == max(value for _, value in steps)
         for metric in (
             *("train/loss", "solver/residual_max", "solver/unconverged"),
-            *("time/epoch_s", "time/solver_share", "time/loader_share"),
+            *("time/epoch_s", "time/solver_share", "time/loader_share", "time/scoring_share"),
         ):
             assert len(history(demo, run, metric)) == row.epochs
         assert run.data.metrics["solver/residual_max"] <= manifest.config.trial.solver.tol

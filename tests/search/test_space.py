@@ -205,3 +205,20 @@ def test_a_space_survives_the_way_through_plain_data(by_path):
 def test_plain_data_that_is_no_space_is_refused(plain):
     with pytest.raises(ConfigurationError, match=r"space"):
         from_plain(Space, plain)
+
+
+def test_the_largest_points_have_the_largest_numbers_and_every_family():
+    space = Space(
+        {
+            **SPACE.distributions,
+            "model.width": Choice((64, 16), when={"model.family": ("mlp",)}),
+            "members": Int(2, 8),
+            "model.residual": Choice((False, True)),
+        }
+    )
+    assert space.largest(("model.family", "model.depth", "model.width", "members")) == [
+        {"model.family": "linear", "members": 8},
+        {"model.family": "mlp", "model.depth": 3, "model.width": 64, "members": 8},
+    ]
+    assert space.largest(("model.residual",)) == [{"model.residual": False}, {"model.residual": True}]
+    assert space.largest(("model.width",)) == [{}], "its condition is not looked at, so it does not hold"

@@ -194,3 +194,23 @@ def test_changes_leave_the_rest_as_it_was(sweep):
     changed = replace_at(sweep, {"search.trials": 99})
     assert changed.search.trials == 99
     assert replace_at(changed, {"search.trials": sweep.search.trials}) == sweep
+
+
+@pytest.mark.parametrize(
+    ("resources", "slots"),
+    [
+        (ar.ResourceConfig(), 8),
+        (ar.ResourceConfig(cpus_per_trial=0.5), 16),
+        (ar.ResourceConfig(cpus_per_trial=3), 2),
+        (ar.ResourceConfig(gpus_per_trial=0.25), 8),
+        (ar.ResourceConfig(gpus_per_trial=1, workers_per_trial=2), 1),
+        (ar.ResourceConfig(gpus_per_trial=4), 1),
+        (ar.ResourceConfig(max_concurrent=3), 3),
+    ],
+)
+def test_how_many_trials_fit_on_eight_cores_and_two_gpus(resources, slots):
+    assert resources.slots({"CPU": 8.0, "GPU": 2.0}) == slots
+
+
+def test_threads_are_whole_cores():
+    assert [ar.ResourceConfig(cpus_per_trial=cpus).threads for cpus in (0.5, 1, 2.9)] == [1, 1, 2]
