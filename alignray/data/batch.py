@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +38,13 @@ class Batch:
     known: Tensor
     present: Tensor
     eras: Tensor
+
+    def of_members(self, members: int) -> Batch:
+        """The same rows as eras of each of R members, ``[R, B / R, ...]``: first those of the first member."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        shared = parts["factors"] is parts["features"]  # they stay one tensor
+        split = {name: value.unflatten(0, (members, -1)) for name, value in parts.items()}
+        return Batch(**{**split, "factors": split["features"] if shared else split["factors"]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -246,13 +246,13 @@ class SweepConfig:
                 "final models are other members; got one for each"
             )
         self.space.require_fit(self.trial)
-        if self.resources.workers_per_trial > 1 and (
-            self.trial.training.sobolev or "training.sobolev" in self.space.distributions
-        ):
-            raise ConfigurationError(
-                "resources.workers_per_trial: expected 1 for trials with training.sobolev, whose directions are drawn "
-                f"for a batch as a whole; got {self.resources.workers_per_trial}"
-            )
+        for name in ("sobolev", "own_order"):
+            asked = getattr(self.trial.training, name) or f"training.{name}" in self.space.distributions
+            if asked and self.resources.workers_per_trial > 1:
+                raise ConfigurationError(
+                    f"resources.workers_per_trial: expected 1 for trials with training.{name}, of which no worker has "
+                    f"the whole; got {self.resources.workers_per_trial}"
+                )
 
     def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.

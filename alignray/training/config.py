@@ -50,6 +50,8 @@ class TrainingConfig:
         patience: Epochs without a better validation score before training stops.
         eras_per_batch: Eras in one batch.
         accumulate: Batches in one step, whose gradient is their mean: for batches that are too large for a device.
+        own_order: Whether each member goes through the eras in an order of its own, rather than all in one. Then they
+            share no rows of a batch, which takes R times the memory and more time.
         warmup_epochs: First epochs that minimise ``mse`` whatever the objective: a network that starts inside the
             solver's dead zone gets no gradient from the solver.
         annealing: How the epochs after them are eased into the cost.
@@ -65,6 +67,7 @@ class TrainingConfig:
     patience: int = 5
     eras_per_batch: int = 64
     accumulate: int = 1
+    own_order: bool = False
     warmup_epochs: int = 1
     annealing: AnnealingConfig = field(default_factory=AnnealingConfig)
     sobolev: float = 0.0

@@ -58,7 +58,9 @@ class Members:
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
 
-    def __call__(self, features: Tensor, present: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+    def __call__(
+        self, features: Tensor, present: Tensor | None = None, *, seed: int | None = None, apart: bool = False
+    ) -> Tensor:
         """Predictions of every member.
 
         Args:
@@ -67,6 +69,7 @@ class Members:
                 no others.
             seed: In training, seeds what each member drops out, and nothing else does: the same step of a resumed run
                 drops the same. None drops nothing: that is how members are scored.
+            apart: Whether each member has rows of its own: features ``[R, ..., n, d]``, and present likewise.
 
         Returns:
             ``[R, ..., n]``.
@@ -74,9 +77,9 @@ class Members:
         if self._skeleton.training is not (seed is not None):
             self._skeleton.train(seed is not None)
         if seed is None or not self._draws:
-            return self._run(features, present).squeeze(-1)
+            return self._run(features, present, apart=apart).squeeze(-1)
         with _seeded(seed, features.device):
-            return self._run(features, present).squeeze(-1)
+            return self._run(features, present, apart=apart).squeeze(-1)
 
     @property
     def device(self) -> torch.device:
@@ -148,12 +151,16 @@ class Members:
         if found.shape != (len(self), 2, 3, 1):
             raise ConfigurationError(f"{expected}, one number a row, got {list(found.shape[1:])}")
 
-    def _run(self, features: Tensor, present: Tensor | None) -> Tensor:
+    def _run(self, features: Tensor, present: Tensor | None, *, apart: bool = False) -> Tensor:
         """Predictions ``[R, ..., n, 1]``."""
-        given = (features, present) if self.sees_era else (features,)
+        given: tuple[Tensor | None, ...] = (features, present) if self.sees_era else (features,)
         if len(self) == 1:  # vmap would cost as much as a small network itself
+            if apart:
+                given = tuple(None if value is None else value.squeeze(0) for value in given)
             return self._called({name: value.squeeze(0) for name, value in self.parameters.items()}, given).unsqueeze(0)
-        return torch.func.vmap(self._called, in_dims=(0, None), randomness="different")(self.parameters, given)
+        return torch.func.vmap(self._called, in_dims=(0, 0 if apart else None), randomness="different")(
+            self.parameters, given
+        )
 
     def _called(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
         """The network with some parameters: `torch.func.functional_call`, whose generality costs a small one dear."""

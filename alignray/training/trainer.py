@@ -64,7 +64,8 @@ class Trainer:
         workers: Those that train these members together, each with a trainer of its own.
 
     Raises:
-        InvalidArgumentError: There are several workers and a `Sobolev` penalty; or ``training.precision`` needs a GPU.
+        InvalidArgumentError: There are several workers and a `Sobolev` penalty, or members with orders of their own; or
+            ``training.precision`` needs a GPU.
         ConfigurationError: A learning rate or a decay is given for another number of members.
     """
 
@@ -79,12 +80,13 @@ class Trainer:
         seed: int,
         workers: Workers = ALONE,
     ) -> None:
-        if workers.size > 1 and config.sobolev:
-            # Its directions are drawn for a batch as a whole, and no worker has the whole.
-            raise InvalidArgumentError(
-                f"training.sobolev: expected 0 in a trial of {workers.size} workers, got {config.sobolev}; "
-                "train it on one worker"
-            )
+        # Of what is drawn for a batch as a whole, or for each member, no worker has the whole.
+        for name, value in (("sobolev", config.sobolev), ("own_order", config.own_order)):
+            if workers.size > 1 and value:
+                raise InvalidArgumentError(
+                    f"training.{name}: expected none in a trial of {workers.size} workers, got {value}; "
+                    "train it on one worker"
+                )
         self.members = members
         self._config, self._objective, self._panel, self._seed = config, objective, panel, seed
         self._workers = workers
@@ -190,9 +192,16 @@ class Trainer:
 
     def _steps(self, epoch: int) -> list[_Step]:
         generator = torch.Generator().manual_seed(self._epoch_seed(epoch))
-        order = self._eras[torch.randperm(len(self._eras), generator=generator)]
-        batches = [eras.tolist() for eras in order.split(self._config.eras_per_batch)]
-        mine = [[eras[at] for at in self._workers.share(self._panel, eras)] for eras in batches]
+        orders = [
+            self._eras[torch.randperm(len(self._eras), generator=generator)]
+            for _ in range(len(self.members) if self._config.own_order else 1)
+        ]
+        batches = [eras.tolist() for eras in orders[0].split(self._config.eras_per_batch)]
+        if self._config.own_order:  # the eras of the first member, then those of the second, …
+            parts = torch.stack(orders).split(self._config.eras_per_batch, dim=1)
+            mine = [part.flatten().tolist() for part in parts]
+        else:
+            mine = [[eras[at] for at in self._workers.share(self._panel, eras)] for eras in batches]
         together = self._config.accumulate
         return [
             _Step(mine[first : first + together], sum(map(len, batches[first : first + together])))
@@ -201,9 +210,11 @@ class Trainer:
 
     def _backward(self, objective: Objective, batch: Batch, size: int, sums: _Sums, seed: int, lost: _Lost) -> None:
         """Add the gradient of a batch's eras, of whose mean over ``size`` eras they are a part."""
+        if self._config.own_order:
+            batch = batch.of_members(len(self.members))
         device, precision = self.members.device.type, self._config.precision
         with torch.autocast(device, _TYPES.get(precision), enabled=precision in _TYPES):
-            p = self.members(batch.features, batch.present, seed=seed)
+            p = self.members(batch.features, batch.present, seed=seed, apart=self._config.own_order)
         finite = p.detach().isfinite().all(-1)  # [R, B]
         alive = finite.all(-1)
         if not bool(alive.all()):
@@ -267,10 +278,17 @@ class _Lost:
     era: int = -1
 
     def note(self, finite: Tensor, eras: Tensor, alive: Tensor) -> None:
-        """Take note of the living members whose predictions of some of the eras ``[B]`` are not finite ``[R, B]``."""
-        for member, place in (~finite & alive[:, None]).nonzero().tolist():
-            self.members.add(member)
-            self.era = max(self.era, int(eras[place]))
+        """Take note of the living members whose predictions of some of the eras, ``[B]`` or ``[R, B]``, are not finite.
+
+        Args:
+            finite: Where they are, ``[R, B]``.
+            eras: The eras, as indices.
+            alive: The members that live ``[R]``.
+        """
+        wrong = ~finite & alive[:, None]
+        self.members.update(wrong.any(1).nonzero().flatten().tolist())
+        if self.members:
+            self.era = max(self.era, int(torch.where(wrong, eras, -1).max()))
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from test_trainer import trainer
 
 from alignray.errors import InvalidArgumentError, TrainingError
 from alignray.training import AveragingConfig, OptimiserConfig, ScheduleConfig
+from alignray.training.trainer import _Step
 
 HUGE = 1e30
 
@@ -69,6 +70,31 @@ def test_an_average_is_scored_and_the_training_is_as_without(kind, panel):
     resumed.run_epoch(3)
     averaging.run_epoch(3)
     assert all(value.equal(averaging.scored.state()[name]) for name, value in resumed.scored.state().items())
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (0,)])
+@pytest.mark.parametrize("arm", ["aligned", "fenchel_young", "mse"])
+def test_members_may_go_through_the_eras_each_in_its_own_order(arm, seeds, panel, device):
+    options = {"arm": arm, "name": "sgd", "learning_rate": 0.1, "eras_per_batch": 3, "device": device}
+    running = trainer(panel, own_order=True, seeds=seeds, **options)
+    orders = [[] for _ in seeds]
+    for step in running._steps(0):
+        (part,) = step.parts
+        for member, order in enumerate(orders):
+            order.append(part[member * step.size : (member + 1) * step.size])
+    flat = [[era for part in order for era in part] for order in orders]
+    assert all(sorted(order) == list(range(8)) for order in flat)
+    assert len({tuple(order) for order in flat}) == len(seeds)
+    losses, states = [], []
+    for member, seed in enumerate(seeds):
+        alone = trainer(panel, seeds=(seed,), **options)
+        alone._steps = lambda _, member=member: [_Step([part], len(part)) for part in orders[member]]
+        losses.append(alone.run_epoch(0).loss)
+        states.append(weights(alone))
+    assert running.run_epoch(0).loss == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    for member, state in enumerate(states):
+        for name, value in state.items():
+            torch.testing.assert_close(weights(running)[name][member], value[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("arm", ["aligned", "fenchel_young", "mse"])

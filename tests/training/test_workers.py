@@ -85,5 +85,5 @@ def test_workers_read_their_own_shards_alone(monkeypatch):
 
 
 def test_a_penalty_on_derivatives_needs_one_worker():
-    with pytest.raises(InvalidArgumentError, match=r"training.sobolev: expected 0 in a trial of 2 workers, got 0.1"):
+    with pytest.raises(InvalidArgumentError, match=r"training.sobolev: expected none in a trial of 2 workers, got 0.1"):
         train(Workers(0, 2), sobolev=0.1)

@@ -80,12 +80,13 @@ def test_so_may_one_with_annealing_and_a_penalty_on_derivatives(arm, panel, tmp_
     check_every_interruption(config(objective=arm, training=training), panel, tmp_path, device)
 
 
-@pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_so_may_one_with_a_schedule_accumulated_batches_and_an_average(kind, panel, tmp_path, device):
+@pytest.mark.parametrize(("kind", "own_order"), [("ema", True), ("swa", False)])
+def test_so_may_one_with_a_schedule_accumulated_batches_and_an_average(kind, own_order, panel, tmp_path, device):
     training = TrainingConfig(
         epochs=EPOCHS,
         eras_per_batch=2,
         accumulate=2,
+        own_order=own_order,
         optimiser=OptimiserConfig(
             learning_rate=(0.02, 0.01), gradient_clip=0.5, schedule=ScheduleConfig(name="one_cycle", warmup=0.2)
         ),
