@@ -102,10 +102,10 @@ def test_training_leaves_the_global_random_state_as_it_was(panel):
 def test_members_are_told_which_rows_exist_and_drop_anew_at_each_step(panel, monkeypatch):
     running, seeds, call = trainer(panel, family="cross"), [], Members.__call__
 
-    def recording(self, features, present=None, *, seed=None):
+    def recording(self, features, present=None, *, seed=None, apart=False):
         assert present.equal(features.ne(0).any(-1))  # a row that only pads holds zeros
         seeds.append(seed)
-        return call(self, features, present, seed=seed)
+        return call(self, features, present, seed=seed, apart=apart)
 
     monkeypatch.setattr(Members, "__call__", recording)
     for epoch in range(3):
