@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from alignray.data.ahead import ahead
 from alignray.data.bins import MOST_BINS, equal_bins
 from alignray.data.eras import Eras, read_eras
 from alignray.data.layout import BINS, Matrix, Schema, Shard, code_moments, offsets_of
@@ -297,7 +298,7 @@ class Reader:
 
 
 class _Rows:
-    """The rows that are left of a table.
+    """The rows that are left of a table; those that come next are decoded while these become rows of a shard.
 
     Args:
         name: What messages call the table.
@@ -305,7 +306,7 @@ class _Rows:
     """
 
     def __init__(self, name: str, batches: Iterator[Any]) -> None:
-        self._name, self._batches = name, batches
+        self._name, self._batches = name, ahead(batches)
         self._rest: Any = None
 
     def take(self, count: int) -> Iterator[Any]:
