@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, Unpack
 
 import click
+
+if TYPE_CHECKING:
+    from alignray.data import Columns
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @click.group()
@@ -40,43 +48,37 @@ def data() -> None:
     """Data sets."""
 
 
-_ERA = click.option("--era", default="era", show_default=True, help="The era column.")
-_TARGET = click.option("--target", default="target", show_default=True, help="The target column.")
-_FEATURES = click.option("--features", default="feature_*", show_default=True, help="The features, a pattern.")
-_FACTORS = click.option("--factors", help="The factors, a pattern.  [default: the features]")
-_ID = click.option(
-    "--id",
-    default="id",
-    show_default=True,
-    callback=lambda _context, _option, value: value or None,
-    help="The column that names a row; '' to read none.",
-)
-_BINS = click.option("--bins", type=click.IntRange(2, 127), help="Bins for features that are floats.  [default: none]")
+def _columns(command: Callable[P, T]) -> Callable[P, T]:
+    """Give a command the options that say which columns of a file make a panel; see `alignray.data.Columns`."""
+    options = (
+        click.option("--era", default="era", show_default=True, help="The era column."),
+        click.option("--target", default="target", show_default=True, help="The target column."),
+        click.option("--features", default="feature_*", show_default=True, help="The features, a pattern."),
+        click.option("--factors", help="The factors, a pattern.  [default: the features]"),
+        click.option(
+            "--id",
+            default="id",
+            show_default=True,
+            callback=lambda _context, _option, value: value or None,
+            help="The column that names a row; '' to read none.",
+        ),
+        click.option("--bins", type=click.IntRange(2, 127), help="Bins for features that are floats.  [default: none]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @data.command("check")
 @click.argument("file")
-@_ERA
-@_TARGET
-@_FEATURES
-@_FACTORS
-@_ID
-@_BINS
-def data_check(
-    file: str,
-    era: str,
-    target: str,
-    features: str,
-    factors: str | None,
-    id: str | None,  # noqa: A002
-    bins: int | None,
-) -> None:
+@_columns
+def data_check(file: str, **columns: Unpack[Columns]) -> None:
     """Say what is in FILE (parquet, Arrow, CSV, or a folder of shards), and what is wrong with it."""
     from alignray.cli.check import print_facts
     from alignray.data.check import check
     from alignray.errors import WorkError
 
-    facts = check(file, era=era, target=target, features=features, factors=factors, id=id, bins=bins)
+    facts = check(file, **columns)
     print_facts(facts)
     refused = {problem.column for problem in facts.problems if problem.refused}
     if refused:
@@ -89,39 +91,15 @@ def data_check(
 @click.option(
     "--eras-per-shard", type=click.IntRange(min=1), default=32, show_default=True, help="The eras in each file."
 )
-@_ERA
-@_TARGET
-@_FEATURES
-@_FACTORS
-@_ID
-@_BINS
-def data_shard(
-    file: str,
-    folder: str,
-    eras_per_shard: int,
-    era: str,
-    target: str,
-    features: str,
-    factors: str | None,
-    id: str | None,  # noqa: A002
-    bins: int | None,
-) -> None:
+@_columns
+def data_shard(file: str, folder: str, eras_per_shard: int, **columns: Unpack[Columns]) -> None:
     """Write FILE (parquet, Arrow or CSV) as shards to FOLDER, a path or a URL, to be opened in no time."""
     from alignray.cli.passing import watched
     from alignray.data import open_stream, write_shards
     from alignray.data.shards import read_manifest
 
     started = time.monotonic()
-    stream = open_stream(
-        file,
-        era=era,
-        target=target,
-        features=features,
-        factors=factors,
-        id=id,
-        bins=bins,
-        eras_per_shard=eras_per_shard,
-    )
+    stream = open_stream(file, eras_per_shard=eras_per_shard, **columns)
     with watched(stream.schema, stream.shards) as eras:
         write_shards(eras, folder, eras_per_shard=eras_per_shard)
     seconds = time.monotonic() - started

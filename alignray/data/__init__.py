@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alignray.data import datasets
 from alignray.data.batch import Batch
+from alignray.data.columns import Columns
 from alignray.data.folds import Fold, Split, blocked, walk_forward
 from alignray.data.layout import Schema, Shard, code_moments
 from alignray.data.loader import Loader
@@ -13,6 +14,7 @@ from alignray.data.stream import EraStream, open_stream
 
 __all__ = [
     "Batch",
+    "Columns",
     "EraStream",
     "Fold",
     "Loader",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from alignray.data.columns import Request
+from alignray.data.columns import Columns, Request
 from alignray.data.digest import ContentDigest
 from alignray.data.eras import Eras, read_eras
 from alignray.data.layout import Schema, Shard
@@ -68,13 +67,7 @@ class Facts:
 
 def check(
     path: str | os.PathLike[str],
-    *,
-    era: str = "era",
-    target: str = "target",
-    features: str | Sequence[str] = "feature_*",
-    factors: str | Sequence[str] | None = None,
-    id: str | None = "id",  # noqa: A002
-    bins: int | None = None,
+    **columns: Unpack[Columns],
 ) -> Facts:
     """Read a file, or a folder of shards, as loading would, and go on where loading would stop.
 
@@ -82,12 +75,7 @@ def check(
 
     Args:
         path: The file, of a kind that ``open_stream`` knows, or the folder, whose columns are its own.
-        era: As for ``Panel.from_frame``, like the rest.
-        target: The column to predict.
-        features: The feature columns.
-        factors: The factor columns.
-        id: The column that names a row.
-        bins: The bins of features that are floats.
+        **columns: Which columns, and how, see `alignray.data.Columns`.
 
     Raises:
         DataError: There is no panel to speak of: a column is missing or is no number, the eras cannot be sorted, the
@@ -96,14 +84,15 @@ def check(
     """
     if Path(path).is_dir():
         return _of_shards(path)
-    source = open_file(path, Request(era, target, id, features, factors))
+    request = Request(**columns)
+    source = open_file(path, request)
     eras = read_eras(source)
     found: dict[tuple[str, str], Problem] = {}
 
     def refuse(column: str, what: str, remedy: str) -> None:
         found.setdefault((column, remedy), Problem(column, what, remedy, refused=True))
 
-    reader = Reader(source, eras, bins, refuse)
+    reader = Reader(source, eras, request.bins, refuse)
     survey = _Survey(reader.schema, eras.labels)
     names = []
     for shard in reader.shards(binned=eras.in_order):
@@ -118,7 +107,7 @@ def check(
         in_order=eras.in_order,
         missing=reader.missing,
         keep_digest=eras.in_order and not refused,
-        problems=(*refused, *_out_of_order(eras, era)),
+        problems=(*refused, *_out_of_order(eras, request.era)),
     )
 
 

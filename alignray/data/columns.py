@@ -4,20 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from alignray.data.layout import Schema
 from alignray.errors import DataError
 
 
-class Request(NamedTuple):
-    """Which columns to load; the arguments of ``Panel.from_frame``."""
+class Columns(TypedDict, total=False):
+    """Which columns of a table make a panel, and how; each by its name or its pattern, all of them optional.
+
+    Attributes:
+        era: The column (or index level) of the era, ``era`` unless said otherwise, of any type that sorts by time:
+            zero-padded text, integers, dates, times, ordered categories.
+        target: The column to predict, ``target``; missing where it is unknown.
+        features: The feature columns, ``feature_*``: a glob pattern, or a list of names and patterns. If all are
+            integers they are codes ``0 … bins − 1``, missing ones the middle code; otherwise all are finite numbers.
+        factors: The factor columns, likewise; None means the features themselves.
+        id: The column (or index level) that names a row, unique within an era. None, or no column ``id``: no names.
+        bins: Features that are floats become codes of so many equally filled bins of their era: equal values share a
+            bin, missing ones get the middle one. None leaves them float32; integers are then codes 0 … 4.
+    """
 
     era: str
     target: str
-    id: str | None
     features: str | Sequence[str]
     factors: str | Sequence[str] | None
+    id: str | None
+    bins: int | None
+
+
+class Request(NamedTuple):
+    """`Columns` with what is meant where nothing is said."""
+
+    era: str = "era"
+    target: str = "target"
+    features: str | Sequence[str] = "feature_*"
+    factors: str | Sequence[str] | None = None
+    id: str | None = "id"
+    bins: int | None = None
 
 
 def resolve(columns: Sequence[str], request: Request, source: str) -> Schema:

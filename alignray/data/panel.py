@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from alignray.data.batch import Batch, Layout, Span, Stored, assemble
-from alignray.data.columns import Request
+from alignray.data.columns import Columns, Request
 from alignray.data.csv_source import open_csv
 from alignray.data.digest import ContentDigest
 from alignray.data.layout import Schema, Shard, expected_kinds, offsets_of, require_kinds
@@ -26,6 +26,9 @@ from alignray.errors import DataError, InvalidArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+T = TypeVar("T")
 
 
 class Origin(NamedTuple):
@@ -77,103 +80,61 @@ class Panel:
     def from_frame(
         cls,
         df: pd.DataFrame,
-        *,
-        era: str = "era",
-        target: str = "target",
-        features: str | Sequence[str] = "feature_*",
-        factors: str | Sequence[str] | None = None,
-        id: str | None = "id",  # noqa: A002
-        bins: int | None = None,
+        **columns: Unpack[Columns],
     ) -> Panel:
         """Make a panel of a frame with one row for each asset in each era.
 
         Args:
             df: The data. Its rows may come in any order; rows keep their order within an era.
-            era: The column (or index level) of the era, of any type that sorts by time: zero-padded text, integers,
-                dates, times, ordered categories.
-            target: The column to predict; missing where it is unknown.
-            features: The feature columns: a glob pattern, or a list of names and patterns. If all of them are integers
-                they are codes ``0 … bins − 1``, missing ones the middle code; otherwise all are finite numbers.
-            factors: The factor columns, likewise; None means the features themselves.
-            id: The column (or index level) that names a row, unique within an era. None, or no column ``id``: no names.
-            bins: Features that are floats become codes of so many equally filled bins of their era: equal values share
-                a bin, missing ones get the middle one. None leaves them float32; integers are then codes 0 … 4.
+            **columns: Which columns, and how, see `alignray.data.Columns`.
 
         Raises:
             DataError: A column is missing, doubled, or holds what cannot be used; the message names it.
             InvalidArgumentError: ``bins`` is out of range.
         """
-        return cls._of(open_frame(df, Request(era, target, id, features, factors)), bins)
+        return cls._of(open_frame, df, Request(**columns))
 
     @classmethod
     def from_parquet(
         cls,
         path: str | os.PathLike[str],
-        *,
-        era: str = "era",
-        target: str = "target",
-        features: str | Sequence[str] = "feature_*",
-        factors: str | Sequence[str] | None = None,
-        id: str | None = "id",  # noqa: A002
-        bins: int | None = None,
+        **columns: Unpack[Columns],
     ) -> Panel:
         """Make a panel of a parquet file; only the columns that are asked for are read.
 
         Args:
             path: The file.
-            era: As for ``from_frame``, like the rest.
-            target: The column to predict.
-            features: The feature columns.
-            factors: The factor columns.
-            id: The column that names a row.
-            bins: The bins of features that are floats.
+            **columns: Which columns, and how, see `alignray.data.Columns`.
 
         Raises:
             DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
             InvalidArgumentError: ``bins`` is out of range.
         """
-        return cls._of(open_parquet(path, Request(era, target, id, features, factors)), bins)
+        return cls._of(open_parquet, path, Request(**columns))
 
     @classmethod
     def from_arrow(
         cls,
         path: str | os.PathLike[str],
-        *,
-        era: str = "era",
-        target: str = "target",
-        features: str | Sequence[str] = "feature_*",
-        factors: str | Sequence[str] | None = None,
-        id: str | None = "id",  # noqa: A002
-        bins: int | None = None,
+        **columns: Unpack[Columns],
     ) -> Panel:
         """Make a panel of an Arrow IPC file (Feather, version 2).
 
         Args:
             path: The file.
-            era: As for ``from_frame``, like the rest.
-            target: The column to predict.
-            features: The feature columns.
-            factors: The factor columns.
-            id: The column that names a row.
-            bins: The bins of features that are floats.
+            **columns: Which columns, and how, see `alignray.data.Columns`.
 
         Raises:
             DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
             InvalidArgumentError: ``bins`` is out of range.
         """
-        return cls._of(open_arrow(path, Request(era, target, id, features, factors)), bins)
+        return cls._of(open_arrow, path, Request(**columns))
 
     @classmethod
     def from_csv(
         cls,
         path: str | os.PathLike[str],
-        *,
-        era: str = "era",
-        target: str = "target",
-        features: str | Sequence[str] = "feature_*",
-        factors: str | Sequence[str] | None = None,
-        id: str | None = "id",  # noqa: A002
-        bins: int | None = None,
+        **columns: Unpack[Columns],
     ) -> Panel:
         """Make a panel of a CSV file with a header.
 
@@ -181,51 +142,35 @@ class Panel:
 
         Args:
             path: The file.
-            era: As for ``from_frame``, like the rest.
-            target: The column to predict.
-            features: The feature columns.
-            factors: The factor columns.
-            id: The column that names a row.
-            bins: The bins of features that are floats.
+            **columns: Which columns, and how, see `alignray.data.Columns`.
 
         Raises:
             DataError: The file is missing, cut short or of another kind, or as for ``from_frame``.
             InvalidArgumentError: ``bins`` is out of range.
         """
-        return cls._of(open_csv(path, Request(era, target, id, features, factors)), bins)
+        return cls._of(open_csv, path, Request(**columns))
 
     @classmethod
     def from_file(
         cls,
         path: str | os.PathLike[str],
-        *,
-        era: str = "era",
-        target: str = "target",
-        features: str | Sequence[str] = "feature_*",
-        factors: str | Sequence[str] | None = None,
-        id: str | None = "id",  # noqa: A002
-        bins: int | None = None,
+        **columns: Unpack[Columns],
     ) -> Panel:
         """Make a panel of a parquet, Arrow or CSV file, whichever its name tells.
 
         Args:
             path: The file.
-            era: As for ``from_frame``, like the rest.
-            target: The column to predict.
-            features: The feature columns.
-            factors: The factor columns.
-            id: The column that names a row.
-            bins: The bins of features that are floats.
+            **columns: Which columns, and how, see `alignray.data.Columns`.
 
         Raises:
             DataError: The name tells no kind, or as for ``from_parquet``.
             InvalidArgumentError: ``bins`` is out of range.
         """
-        return cls._of(open_file(path, Request(era, target, id, features, factors)), bins)
+        return cls._of(open_file, path, Request(**columns))
 
     @classmethod
-    def _of(cls, source: Source, bins: int | None) -> Panel:
-        return cls(*load(source, bins))
+    def _of(cls, opener: Callable[[T, Request], Source], table: T, request: Request) -> Panel:
+        return cls(*load(opener(table, request), request.bins))
 
     @cached_property
     def eras(self) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
-from alignray.data.columns import Request
+from alignray.data.columns import Columns, Request
 from alignray.data.csv_source import open_csv
 from alignray.data.eras import read_eras, require_streamable
 from alignray.data.layout import Schema, Shard
@@ -45,13 +46,8 @@ class EraStream:
 def open_stream(
     path: str | os.PathLike[str],
     *,
-    era: str = "era",
-    target: str = "target",
-    features: str | Sequence[str] = "feature_*",
-    factors: str | Sequence[str] | None = None,
-    id: str | None = "id",  # noqa: A002
-    bins: int | None = None,
     eras_per_shard: int | None = None,
+    **columns: Unpack[Columns],
 ) -> EraStream:
     """Open a file whose rows are sorted by era, to read it a few eras at a time.
 
@@ -60,14 +56,9 @@ def open_stream(
     Args:
         path: A parquet (``.parquet``, ``.pq``), Arrow (``.arrow``, ``.feather``, ``.ipc``) or CSV file (``.csv``,
             ``.csv.gz``).
-        era: As for ``Panel.from_frame``, like the rest.
-        target: The column to predict.
-        features: The feature columns.
-        factors: The factor columns.
-        id: The column that names a row.
-        bins: The bins of features that are floats.
         eras_per_shard: The eras in each shard of the stream: as many as ``write_shards`` is asked for, and it need not
             put them together. None: as many as some 64 MB hold.
+        **columns: Which columns, and how, see `alignray.data.Columns`.
 
     Raises:
         DataError: The rows are not sorted by era, or as for ``Panel.from_parquet``.
@@ -77,11 +68,12 @@ def open_stream(
 
     if eras_per_shard is not None and eras_per_shard < 1:
         raise InvalidArgumentError(f"eras_per_shard must be at least 1, got {eras_per_shard}")
-    source = open_file(path, Request(era, target, id, features, factors))
+    request = Request(**columns)
+    source = open_file(path, request)
     eras = read_eras(source)
     pa.default_memory_pool().release_unused()  # else this thread keeps what the era column took
     require_streamable(source, eras)
-    reader = Reader(source, eras, bins)
+    reader = Reader(source, eras, request.bins)
     return EraStream(reader.schema, reader.shards(eras_per_shard=eras_per_shard), reader.missing)
 
 

@@ -61,7 +61,7 @@ def numerai(
     sets, targets = _described(folder)
     features = _chosen(sets, feature_set, "feature_set", folder)
     factors = None if factor_set is None else _chosen(sets, factor_set, "factor_set", folder)
-    request = Request("era", target, "id", features, factors)
+    request = Request(target=target, features=features, factors=factors)
     panels = [_read(folder / f"{name}.parquet", request, targets) for name in parts]
     for earlier, later in pairwise(panels):
         if not earlier.eras[-1] < later.eras[0]:
