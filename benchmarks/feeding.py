@@ -11,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from alignray.costs import FactorPenalty, Quadratic, SoftL1
-from alignray.data import Batch, Loader, Panel, Schema, Shard, open_shards, write_shards
+from alignray.data import Loader, Panel, Schema, Shard, open_shards, write_shards
 from alignray.models import ModelConfig
 from alignray.objectives import objective
 from alignray.solver import SolverLayer
@@ -71,13 +71,10 @@ def main() -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     size = _QUICK if options.quick else _FULL
     print(f"{machine.described(_PACKAGES)}\n\n{torch.get_num_threads()} threads of torch.\n", flush=True)
-    started, others = time.monotonic(), machine.seconds_of_others()
-    for part, measure in (("decode", decode), ("loop", loop), ("workers", workers)):
-        if part in options.parts:
-            print(f"### {str(measure.__doc__).rstrip('.')}\n\n{measure(size)}\n", flush=True)
-    passed = time.monotonic() - started
-    shared = (machine.seconds_of_others() - others) / passed
-    print(f"{passed:.0f} s, in which other processes used {shared:.2f} cores in the mean.")
+    with machine.watched():
+        for part, measure in (("decode", decode), ("loop", loop), ("workers", workers)):
+            if part in options.parts:
+                print(f"### {str(measure.__doc__).rstrip('.')}\n\n{measure(size)}\n", flush=True)
 
 
 def decode(size: Size) -> str:
@@ -196,19 +193,12 @@ class _Memory:
         ]
 
 
-class _Inline(Iterator[Batch]):
-    """What `Loader` is, but each batch is made when it is asked for, by who asks."""
+class _Inline(Loader):
+    """A loader that makes each batch when it is asked for."""
 
     def __init__(self, panel: Panel, groups: Iterable[Sequence[int]], device: torch.device) -> None:
-        self.waited = 0.0
+        super().__init__(panel, (), device)
         self._batches = (panel.batch(group, device) for group in groups)
-
-    def __next__(self) -> Batch:
-        started = time.monotonic()
-        try:
-            return next(self._batches)
-        finally:
-            self.waited += time.monotonic() - started
 
 
 def _panel(eras: int) -> Panel:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,7 +29,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def seconds_of_others() -> float:
+@contextmanager
+def watched() -> Iterator[None]:
+    """Say at the end how long it took, and how much of the machine others used meanwhile."""
+    started, others = time.monotonic(), _seconds_of_others()
+    yield
+    passed = time.monotonic() - started
+    shared = (_seconds_of_others() - others) / passed
+    print(f"{passed:.0f} seconds, in which other processes used {shared:.2f} cores in the mean.")
+
+
+def resident(entry: str) -> int:
+    """``VmRSS``, what this process holds in memory, or ``VmHWM``, the most that it has held, in bytes (Linux).
+
+    Not what getrusage says: that counts what its parent held too.
+    """
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{entry}:"))
+
+
+def reset_peak() -> int:
+    """Give freed memory back, and let ``VmHWM`` start from what is held now, which is returned."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def _seconds_of_others() -> float:
     """Processor seconds that were used since the machine started, but for this process and its ended children."""
     user, nice, system, _, _, *interrupts = (int(ticks) for ticks in _lines("/proc/stat")[0].split()[1:8])
     own = os.times()

@@ -73,14 +73,15 @@ def main() -> None:
     print(f"{numbers.eras} eras of {numbers.rows:,} rows, {numbers.features} int8 features.\n", flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         started = time.monotonic()
-        before = _peak()
+        before = machine.resident("VmHWM")
         write_shards(numbers, f"{folder}/shards", eras_per_shard=options.eras_per_shard)
         seconds = time.monotonic() - started
+        grown = machine.resident("VmHWM") - before
         manifest = read_manifest(f"{folder}/shards")
         print(
             f"Drawn and written era by era: {manifest.num_bytes / 1e9:.2f} GB in {len(manifest.entries)} shards, "
             f"{seconds:.1f} s ({manifest.num_bytes / 1e6 / seconds:,.0f} MB/s); "
-            f"the peak of the memory grew by {(_peak() - before) / 1e6:,.0f} MB.\n",
+            f"the peak of the memory grew by {grown / 1e6:,.0f} MB.\n",
             flush=True,
         )
         for part in options.parts:
@@ -168,10 +169,15 @@ _PARTS: dict[str, Callable[[Path, Numbers, argparse.Namespace], str]] = {"open":
 
 def _in_a_fresh_process(statements: Sequence[str]) -> tuple[list[float], int]:
     """The seconds that each of some statements takes in a new interpreter, and the most memory that it held."""
-    lines = ["import time", "from pathlib import Path", inspect.getsource(_peak), "times = [time.monotonic()]"]
+    lines = [
+        "import time",
+        "from pathlib import Path",
+        inspect.getsource(machine.resident),
+        "times = [time.monotonic()]",
+    ]
     for statement in statements:
         lines += [statement, "times.append(time.monotonic())"]
-    lines.append("print(*times, _peak())")
+    lines.append("print(*times, resident('VmHWM'))")
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
     *times, peak = (float(text) for text in done.stdout.split())
     return [after - before for before, after in itertools.pairwise(times)], int(peak)
@@ -203,13 +209,6 @@ def _as_table(shard: Shard, fields: pa.Schema) -> pa.Table:
     arrays = [pa.array(shard.eras * shard.num_rows), pa.array(shard.target), pa.array(shard.ids.tolist())]
     arrays += [pa.array(column) for column in np.ascontiguousarray(shard.features.T)]
     return pa.Table.from_arrays(arrays, schema=fields)
-
-
-def _peak() -> int:
-    """The most memory that this process has held, in bytes, as Linux tells it."""
-    # Not getrusage, which counts what the process held before it became this program: as much as its parent.
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 
 def _ms(seconds: Sequence[float]) -> str:

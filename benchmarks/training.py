@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -176,21 +175,13 @@ def _one_memory(count: int, rows: int, width: int) -> None:
     )
     warm = Members(ModelConfig(width=2), 42, (0,), _CPU)
     Trainer(TrainingConfig(warmup_epochs=0), warm, objective("mse", layer), panel, [0], seed=0).run_epoch(0)
-    before = _peak(reset=True)
+    before = machine.reset_peak()
     running.run_epoch(0)
-    peak = _peak() - before
+    peak = machine.resident("VmHWM") - before
     weights = sum(value[0].numel() for value in members.parameters.values())
     # Each hidden layer keeps what enters its activation and what leaves it; a weight has a gradient and two moments.
     activations = rows * 2 * 2 * width
     print(json.dumps({"peak": peak, "one": 4 * (4 * weights + activations)}))
-
-
-def _peak(*, reset: bool = False) -> int:
-    """The most memory that this process has held, in bytes, since it was last reset to what it holds."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
 
 
 def _in_a_process(arguments: Sequence[str]) -> str:
@@ -209,12 +200,9 @@ def main() -> None:
         return
     size = "Small sizes: whether it runs." if options.quick else "Full size."
     print(f"{machine.described(_PACKAGES)} {torch.get_num_threads()} threads of torch. {size}\n", flush=True)
-    started, others = time.monotonic(), machine.seconds_of_others()
-    for name in options.parts:
-        print(f"{_PARTS[name](options.quick)}\n", flush=True)
-    passed = time.monotonic() - started
-    shared = (machine.seconds_of_others() - others) / passed
-    print(f"{passed:.0f} seconds, in which other processes used {shared:.2f} cores in the mean.")
+    with machine.watched():
+        for name in options.parts:
+            print(f"{_PARTS[name](options.quick)}\n", flush=True)
 
 
 def _options() -> argparse.Namespace:

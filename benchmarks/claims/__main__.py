@@ -45,20 +45,19 @@ def main() -> None:
     about = machine.described(_PACKAGES)
     size = "small sizes, which show that it runs and no more" if options.quick else "full size"
     print(f"{about} {options.processes} processes, {size}.\n", flush=True)
-    started, others = time.monotonic(), machine.seconds_of_others()
-    sections = []
-    with Pool(options.processes) as pool:
-        for name in options.parts:
-            part, since = _PARTS[name], time.monotonic()
-            section = part.run(pool, part.quick if options.quick else part.full)
-            sections.append(section)
-            for figure in section.figures:
-                write_png(figure, options.out)
-            print(f"{section.markdown()}\n\n{time.monotonic() - since:.0f} seconds.\n", flush=True)
-    write_page("The claims, put to the test", f"{about} {size.capitalize()}.", sections, options.out / "claims.html")
-    passed = time.monotonic() - started
-    shared = (machine.seconds_of_others() - others) / passed
-    print(f"{passed / 60:.0f} minutes, in which other processes used {shared:.2f} cores in the mean.")
+    with machine.watched():
+        sections = []
+        with Pool(options.processes) as pool:
+            for name in options.parts:
+                part, since = _PARTS[name], time.monotonic()
+                section = part.run(pool, part.quick if options.quick else part.full)
+                sections.append(section)
+                for figure in section.figures:
+                    write_png(figure, options.out)
+                print(f"{section.markdown()}\n\n{time.monotonic() - since:.0f} seconds.\n", flush=True)
+        write_page(
+            "The claims, put to the test", f"{about} {size.capitalize()}.", sections, options.out / "claims.html"
+        )
 
 
 def _options() -> argparse.Namespace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 
 from benchmarks import machine
@@ -29,24 +28,21 @@ def main() -> None:
     rivals = rivals if options.rivals is None else options.rivals
     effort = parts.Effort(options.repeats or (3 if options.quick else 7), options.limit)
     print(f"{machine.described(_PACKAGES)}\n\nMedians of {effort.repeats} repeats.\n", flush=True)
-    started, others = time.monotonic(), machine.seconds_of_others()
-    if "aligned" in options.parts:
-        rows = parts.measure_aligned(sizes, rivals, () if options.all else _LARGE, effort)
-        _show("Forward and backward of the aligned objective", parts.aligned_table(rows))
-        _show("Ratios", parts.ratio_table(rows))
-    if "pairs" in options.parts:
-        single = [size for size in sizes if size.eras is None]
-        _show("Cold and warm solves", parts.pass_pair_table(single, effort))
-    if "growth" in options.parts:
-        unit, base = (10, 200) if options.quick else (50, 1000)
-        fixed_k = [Size(base * factor, 2 * unit) for factor in (1, 2, 4, 8)]
-        fixed_n = [Size(4 * base, unit * factor) for factor in (1, 2, 4, 8)]
-        _show("Growth", parts.growth_table(fixed_k, fixed_n, effort))
-    if "batch" in options.parts:
-        _show("A large batch with int8 factors", _batch(options.gpu_code_on_cpu, effort))
-    passed = time.monotonic() - started
-    shared = (machine.seconds_of_others() - others) / passed
-    print(f"{passed / 60:.0f} minutes, in which other processes used {shared:.2f} cores in the mean.")
+    with machine.watched():
+        if "aligned" in options.parts:
+            rows = parts.measure_aligned(sizes, rivals, () if options.all else _LARGE, effort)
+            _show("Forward and backward of the aligned objective", parts.aligned_table(rows))
+            _show("Ratios", parts.ratio_table(rows))
+        if "pairs" in options.parts:
+            single = [size for size in sizes if size.eras is None]
+            _show("Cold and warm solves", parts.pass_pair_table(single, effort))
+        if "growth" in options.parts:
+            unit, base = (10, 200) if options.quick else (50, 1000)
+            fixed_k = [Size(base * factor, 2 * unit) for factor in (1, 2, 4, 8)]
+            fixed_n = [Size(4 * base, unit * factor) for factor in (1, 2, 4, 8)]
+            _show("Growth", parts.growth_table(fixed_k, fixed_n, effort))
+        if "batch" in options.parts:
+            _show("A large batch with int8 factors", _batch(options.gpu_code_on_cpu, effort))
 
 
 def _options() -> argparse.Namespace:

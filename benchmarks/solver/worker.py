@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import machine
 from benchmarks.solver.contestants import CONTESTANTS, Forward, Ours, Rival, cost
 from benchmarks.solver.problem import Problem, Size
 
@@ -54,10 +54,9 @@ def aligned(problem: Problem, name: str, repeats: int, folder: Path) -> dict[str
     set_up = time.perf_counter() - started
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _reset_peak()
-        before = _resident("VmRSS")
+        before = machine.reset_peak()
         first, q, gradient = _pass(forward, contestant.prediction(problem.p))
-        peak = _resident("VmHWM") - before
+        peak = machine.resident("VmHWM") - before
         seconds: list[tuple[float, float]] = []
         last, spent = sum(first), sum(first)
         while len(seconds) < repeats and spent + last <= _BUDGET:
@@ -131,16 +130,3 @@ def _load_code(contestant: Ours | Rival) -> None:
         warnings.simplefilter("ignore")
         tiny = Problem.generate(Size(60, 4), "independent")
         _pass(contestant.prepare(tiny)(), contestant.prediction(tiny.p))
-
-
-def _reset_peak() -> None:
-    """Give freed memory back, and let the peak of this process start from what it holds now (Linux)."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _resident(entry: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:"))

@@ -28,6 +28,20 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 LOADERS = {"parquet": Panel.from_parquet, "arrow": Panel.from_arrow, "csv": Panel.from_csv}
 
 
+def make_frame(**columns: object) -> pd.DataFrame:
+    """Two eras of three rows, with two coded features."""
+    frame = pd.DataFrame(
+        {
+            "era": ["0001"] * 3 + ["0002"] * 3,
+            "id": list("abcabc"),
+            "target": [0.0, 0.5, 1.0, 0.25, np.nan, 0.75],
+            "feature_x": np.array([0, 1, 2, 3, 4, 0], np.int8),
+            "feature_y": np.array([4, 3, 2, 1, 0, 4], np.int8),
+        }
+    )
+    return frame.assign(**columns)
+
+
 def write(frame: pd.DataFrame, folder: Path, kind: str) -> Path:
     """The frame as ``panel.parquet``, ``panel.arrow`` or ``panel.csv``."""
     path = folder / f"panel.{kind}"

@@ -11,27 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from panel_files import LOADERS, WRITERS, assert_holds, expected, frames, write
+from panel_files import LOADERS, WRITERS, assert_holds, expected, frames, make_frame, write
 
 from alignray.data import open_stream
 from alignray.errors import DataError
 
 KINDS = sorted(WRITERS)
 KIND = pytest.mark.parametrize("kind", KINDS)
-
-
-def make_frame(**columns):
-    """Two eras of three rows, with two coded features."""
-    frame = pd.DataFrame(
-        {
-            "era": ["0001"] * 3 + ["0002"] * 3,
-            "id": list("abcabc"),
-            "target": [0.0, 0.5, 1.0, 0.25, np.nan, 0.75],
-            "feature_x": np.array([0, 1, 2, 3, 4, 0], np.int8),
-            "feature_y": np.array([4, 3, 2, 1, 0, 4], np.int8),
-        }
-    )
-    return frame.assign(**columns)
 
 
 def refused(path, words=": ", **arguments):
