@@ -39,6 +39,11 @@ class AveragingConfig:
             raise ConfigurationError("averaging.decay: expected less than 1, or nothing is ever taken in; got 1")
         require_at_least("averaging.start", self.start, 0)
 
+    def takes(self, step: int, steps: int) -> bool:
+        """Whether the average takes the weights in after a step, counted over all epochs of so many steps each."""
+        at_the_end = (step + 1) % steps == 0
+        return step >= self.start * steps and (self.kind == "ema" or (self.kind == "swa" and at_the_end))
+
 
 class Average:
     """The average of some tensors as they change.

@@ -111,20 +111,17 @@ class Trainer:
                 solve converged; or no era has two targets that differ.
         """
         started = time.monotonic()
-        objective, steps, sums, batch = self._objective_in(epoch), self._steps(epoch), _Sums(), count()
+        objective, steps, sums, numbers = self._objective_in(epoch), self._steps(epoch), _Sums(), count()
         batches = Loader(self._panel, [eras for step in steps for eras in step.parts if eras], self.members.device)
         for number, step in enumerate(steps):
             self._optimiser.zero_grad()
             lost = _Lost()
             for eras in step.parts:
-                seed = self._batch_seed(epoch, next(batch))
+                seed = self._batch_seed(epoch, next(numbers))
                 if eras:
                     self._backward(objective, next(batches), step.size, sums, seed, lost)
-            self._part(lost, f"epoch {epoch}, step {number}")
-            self._go(epoch * len(steps) + number, len(steps))
-        averaging = self._config.averaging
-        if self._average is not None and averaging.kind == "swa" and epoch >= averaging.start:
-            self._average.update(self.members.parameters)
+            self._sum_up(lost, f"epoch {epoch}, step {number}")
+            self._take_step(epoch * len(steps) + number, len(steps))
         total, counted, unconverged = self._workers.sum(
             torch.tensor([sums.loss, sums.count, sums.unconverged], dtype=torch.float64, device=self.members.device)
         ).tolist()
@@ -234,7 +231,7 @@ class Trainer:
         gradient = torch.where(good.unsqueeze(-1), gradient, 0.0) / size
         p.backward(self._optimiser.scale(gradient).to(p.dtype))
 
-    def _part(self, lost: _Lost, when: str) -> None:
+    def _sum_up(self, lost: _Lost, when: str) -> None:
         """Add up the workers' gradients, and part with the members that are lost."""
         members = self.members
         parameters = list(members.parameters.values())
@@ -254,12 +251,11 @@ class Trainer:
             if value.grad is not None:
                 value.grad[~members.alive] = 0.0
 
-    def _go(self, step: int, steps: int) -> None:
+    def _take_step(self, step: int, steps: int) -> None:
         """Take a step, counted over all epochs of so many steps each."""
         config = self._config
         self._optimiser.step(config.optimiser.schedule.share(step, steps * config.epochs))
-        begun = step >= config.averaging.start * steps
-        if self._average is not None and config.averaging.kind == "ema" and begun:
+        if self._average is not None and config.averaging.takes(step, steps):
             self._average.update(self.members.parameters)
 
 

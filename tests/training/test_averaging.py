@@ -62,3 +62,9 @@ def test_what_is_averaged_is_left_alone():
 def test_what_is_out_of_range_is_refused(values):
     with pytest.raises(ConfigurationError, match=f"averaging.{next(iter(values))}"):
         AveragingConfig(**values)
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("none", []), ("ema", [2, 3, 4, 5]), ("swa", [3, 5])])
+def test_what_is_taken_in_begins_after_the_start(kind, taken):
+    config = AveragingConfig(kind=kind, start=1)
+    assert [step for step in range(6) if config.takes(step, 2)] == taken
