@@ -80,16 +80,22 @@ class CheckpointHistory:
     keep: int
 
     def save(self, checkpoint: Checkpoint, epoch: int) -> None:
-        """Add the checkpoint of an epoch, and only then remove those that are too many."""
+        """Add the checkpoint of an epoch, and only then remove those that are too many.
+
+        So are those of later epochs: of a course that was given up when one of them was found damaged.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(self.folder / f"{epoch:08d}{_SUFFIX}")
-        for path in self._newest_first()[self.keep :]:
-            path.unlink(missing_ok=True)
+        path = self.folder / f"{epoch:08d}{_SUFFIX}"
+        checkpoint.save(path)
+        newest_first = self._newest_first()
+        at = newest_first.index(path)
+        for other in (*newest_first[:at], *newest_first[at + self.keep :]):
+            other.unlink(missing_ok=True)
 
     def latest(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
         """The newest checkpoint that is whole, or None; and what is wrong with those that are newer, newest first.
 
-        The damaged ones are removed: what is saved from here on is newer than they were.
+        None is removed: what cannot be read now may be read another time, where the storage alone has failed.
         """
         damaged: list[str] = []
         for path in self._newest_first():
@@ -97,7 +103,6 @@ class CheckpointHistory:
                 return Checkpoint.load(path), tuple(damaged)
             except DataError as error:
                 damaged.append(str(error))
-                path.unlink(missing_ok=True)
         return None, tuple(damaged)
 
     def remove(self) -> None:

@@ -180,7 +180,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(harm, tmp
     assert latest.record == {"epoch": 5}
     (reason,) = damaged
     assert str(newest) in reason
-    assert history.latest()[1] == ()
+    assert history.latest()[1] == (reason,)  # it stays, until the course that it belongs to is given up
+    history.save(after(7), 7)
+    assert sorted(file.name for file in history.folder.iterdir()) == ["00000005.safetensors", "00000007.safetensors"]
+    assert history.latest()[0].record == {"epoch": 7}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_checkpoint_that_cannot_be_read_now_is_there_another_time(keep, tmp_path, monkeypatch):
+    history = CheckpointHistory(tmp_path / "trial", keep)
+    history.save(after(5), 5)
+
+    def failing(path):
+        raise DataError(f"{path}: the storage is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "load", failing)
+        assert history.latest()[0] is None
+    assert history.latest()[0].record == {"epoch": 5}
 
 
 def test_a_history_without_a_whole_checkpoint_starts_over_and_says_so(tmp_path):
