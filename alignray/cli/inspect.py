@@ -100,7 +100,7 @@ def data_shard(file: str, folder: str, eras_per_shard: int, **columns: Unpack[Co
 
     started = time.monotonic()
     stream = open_stream(file, eras_per_shard=eras_per_shard, **columns)
-    with watched(stream.schema, stream.shards) as eras:
+    with watched(stream) as eras:
         write_shards(eras, folder, eras_per_shard=eras_per_shard)
     seconds = time.monotonic() - started
     manifest = read_manifest(folder)

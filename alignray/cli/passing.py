@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 
 from rich.console import Console
 from rich.status import Status
 
-from alignray.data import Schema, Shard
+from alignray.data import EraStream, Shard
 
 _SECONDS_A_LINE = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Passing:
-    """A stream of eras.
-
-    Attributes:
-        schema: What the columns are called.
-        shards: The eras, which are counted when they are taken.
-    """
-
-    schema: Schema
-    shards: Iterator[Shard]
-
-
 @contextmanager
-def watched(schema: Schema, shards: Iterable[Shard]) -> Iterator[Passing]:
-    """The same eras, shown while they are taken: a line that is drawn in place, or plain lines without a terminal."""
+def watched(stream: EraStream) -> Iterator[EraStream]:
+    """The same stream, shown while it is read: a line that is drawn in place, or plain lines without a terminal."""
     console = Console()
     status = console.status("reading") if console.is_terminal else None
     with status or nullcontext():
-        yield Passing(schema, _counted(shards, console, status))
+        yield replace(stream, shards=_counted(stream.shards, console, status))
 
 
-def _counted(shards: Iterable[Shard], console: Console, status: Status | None) -> Iterator[Shard]:
+def _counted(shards: Iterator[Shard], console: Console, status: Status | None) -> Iterator[Shard]:
     started = shown = time.monotonic()
     eras = rows = size = 0
     for shard in shards:

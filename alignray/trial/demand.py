@@ -21,6 +21,7 @@ from alignray.data.loader import resident_bytes
 from alignray.errors import OutOfMemoryError
 from alignray.training import AnnealingConfig
 from alignray.trial.config import TrialConfig
+from alignray.trial.memory import proc_field
 from alignray.trial.scoring import eras_at_once
 from alignray.trial.trial import Trial
 
@@ -204,6 +205,6 @@ def _peak_of_process() -> int:
     """The most memory that this process has held so far, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # where ru_maxrss would be that of the process it came from, if that was larger
-        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * proc_field(status, "VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

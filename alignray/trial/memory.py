@@ -93,16 +93,16 @@ def _room(device: torch.device) -> str:
 def _free_on_host() -> float | None:
     """Bytes that this process may still be given, as far as Linux says; None elsewhere."""
     try:
-        available = 1024 * _field(Path("/proc/meminfo"), "MemAvailable")
+        available = 1024 * proc_field(Path("/proc/meminfo"), "MemAvailable")
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit == resource.RLIM_INFINITY:
             return available
-        return min(available, max(0, limit - 1024 * _field(Path("/proc/self/status"), "VmSize")))
+        return min(available, max(0, limit - 1024 * proc_field(Path("/proc/self/status"), "VmSize")))
     except (OSError, StopIteration):
         return None
 
 
-def _field(file: Path, name: str) -> int:
+def proc_field(file: Path, name: str) -> int:
     """A field of a file of Linux's ``/proc``, in its KiB."""
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
 
