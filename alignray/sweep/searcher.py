@@ -12,6 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import CheckpointHistory
+from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.config import SchedulerConfig
 from alignray.sweep.progress import Snapshot
@@ -75,7 +76,13 @@ class ArmSearcher(Searcher):
         return {"proposal": proposal}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch."""
+        """Record an epoch.
+
+        Raises:
+            StorageError: It cannot be kept. The search stops, and its trials go on when it is resumed.
+        """
+        if unwritable := result.get("unwritable"):
+            raise StorageError(unwritable)
         if damaged := result.get("damaged"):
             self._on_damage(self._running[trial_id], damaged)
         self._report(self._running[trial_id], result)
