@@ -20,6 +20,7 @@ from alignray.trial import METRICS
 if TYPE_CHECKING:
     from ray import tune
 
+    from alignray.sweep.schedulers import PerArmScheduler
     from alignray.sweep.searcher import ArmSearcher, LostWorkers
     from alignray.sweep.trainable import TrialContext
 
@@ -62,6 +63,7 @@ def run_search(
     """
     import ray
 
+    from alignray.sweep.schedulers import PerArmScheduler
     from alignray.sweep.searcher import ArmSearcher, LostWorkers
     from alignray.sweep.trainable import TrialContext
 
@@ -106,29 +108,32 @@ def run_search(
     if searcher.remaining and not manifest.holdout_looks:
         if shortage := _shortage(config.resources):
             progress.warn(f"{shortage}; the search waits until there are more")
-        _tuner(config, context, searcher, LostWorkers(progress.warn), folder / "tune").fit()
+        scheduler = PerArmScheduler(
+            config.scheduler,
+            {arm: study.curves() for arm, study in studies.items()},
+            epochs=config.trial.training.epochs,
+            direction=METRICS[config.trial.scoring.metric].direction,
+        )
+        _tuner(config, context, searcher, scheduler, LostWorkers(progress.warn), folder / "tune").fit()
     _require_scores(studies)
     return studies
 
 
 def _tuner(
-    config: SweepConfig, context: TrialContext, searcher: ArmSearcher, lost: LostWorkers, folder: Path
+    config: SweepConfig,
+    context: TrialContext,
+    searcher: ArmSearcher,
+    scheduler: PerArmScheduler,
+    lost: LostWorkers,
+    folder: Path,
 ) -> tune.Tuner:
     from ray import tune
 
-    from alignray.sweep.searcher import PerArmScheduler
-
-    scheduler = PerArmScheduler(
-        config.scheduler,
-        config.arms,
-        epochs=config.trial.training.epochs,
-        direction=METRICS[config.trial.scoring.metric].direction,
-    )
     return tune.Tuner(
         _trainable(config.resources, context, folder),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler if config.scheduler.name == "asha" else None,
+            scheduler=scheduler,
             num_samples=searcher.remaining,
             max_concurrent_trials=_slots(config),
             time_budget_s=_time_budget(config),

@@ -8,13 +8,11 @@ from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import CheckpointHistory
 from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
-from alignray.sweep.config import SchedulerConfig
 from alignray.sweep.progress import Snapshot
 
 _METRIC = "score"
@@ -161,49 +159,3 @@ def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snaps
                 better = max if study.maximises else min
                 best[arm] = better(best.get(arm, row.value), row.value)
     return Snapshot(trials * len(studies), counts, best, metric)
-
-
-class PerArmScheduler(FIFOScheduler):
-    """Gives each arm a scheduler of its own, so that no arm's trial is measured against another arm's.
-
-    Args:
-        config: Which scheduler.
-        arms: The arms.
-        epochs: Epochs of a whole trial.
-        direction: 1 where a higher score is better, −1 where a lower one is.
-    """
-
-    def __init__(self, config: SchedulerConfig, arms: tuple[str, ...], *, epochs: int, direction: int) -> None:
-        super().__init__()
-        self._by_arm: dict[str, TrialScheduler] = {
-            arm: AsyncHyperBandScheduler(
-                time_attr="epoch",
-                metric=_METRIC,
-                mode="max" if direction > 0 else "min",
-                max_t=epochs,
-                grace_period=min(config.grace_epochs, epochs),
-                reduction_factor=config.reduction,
-            )
-            for arm in arms
-        }
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """See `TrialScheduler.on_trial_add`."""
-        self._of(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """See `TrialScheduler.on_trial_result`."""
-        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
-
-    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
-        """See `TrialScheduler.on_trial_complete`."""
-        if _METRIC in result:
-            self._of(trial).on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """See `TrialScheduler.on_trial_remove`."""
-        self._of(trial).on_trial_remove(tune_controller, trial)
-
-    def _of(self, trial: TuneTrial) -> TrialScheduler:
-        proposal: Proposal = trial.config["proposal"]
-        return self._by_arm[proposal.arm]
