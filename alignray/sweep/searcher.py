@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ray.tune import Callback
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import CheckpointHistory
@@ -28,10 +28,14 @@ class ArmSearcher(Searcher):
         trials: Trials of each arm.
         metric: The name of what is scored, for those who watch.
         on_start: Called before a trial starts.
-        on_damage: Called when a trial went on from an earlier checkpoint than its last, with the reason.
+        on_setback: Called with what a trial goes on in spite of: a lost worker, a damaged checkpoint.
         on_end: Called when a trial has ended, with its state and reason.
         on_change: Called with the search's standing whenever it changed.
         history: The checkpoints of a trial; they are removed when it has ended.
+        max_failures: Times a trial whose worker was lost is started again.
+
+    Attributes:
+        failure: What one of its methods raised; Tune passes on no more than the text of it.
     """
 
     def __init__(
@@ -41,15 +45,18 @@ class ArmSearcher(Searcher):
         trials: int,
         metric: str,
         on_start: Callable[[Proposal], None],
-        on_damage: Callable[[Proposal, str], None],
+        on_setback: Callable[[Proposal, str], None],
         on_end: Callable[[Proposal, str, str | None], None],
         on_change: Callable[[Snapshot], None],
         history: Callable[[str], CheckpointHistory],
+        max_failures: int,
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
         self._studies, self._trials, self._scored = studies, trials, metric
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
-        self._on_damage, self._history = on_damage, history
+        self._on_setback, self._history = on_setback, history
+        self._max_failures, self._losses = max_failures, Counter[str]()
+        self.failure: Exception | None = None
         self._waiting = [proposal for study in studies.values() for proposal in study.interrupted()]
         self._running: dict[str, Proposal] = {}
 
@@ -59,14 +66,19 @@ class ArmSearcher(Searcher):
         fresh = sum(max(self._trials - study.proposed, 0) for study in self._studies.values())
         return fresh + len(self._waiting)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial: first those that were interrupted, then one of the arm that had the fewest."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial: first those that were interrupted or lost, then one of the arm that had the fewest."""
+        with self._kept_failure():
+            return self._suggest(trial_id)
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._waiting:
             proposal = self._waiting.pop(0)
         else:
             study = min(self._studies.values(), key=lambda study: study.proposed)
             if study.proposed >= self._trials:
-                return str(Searcher.FINISHED)
+                # As long as a trial runs it may be lost, and have to be started again.
+                return None if self._running else str(Searcher.FINISHED)
             proposal = study.ask()
         self._running[trial_id] = proposal
         self._on_start(proposal)
@@ -79,18 +91,32 @@ class ArmSearcher(Searcher):
         Raises:
             StorageError: It cannot be kept. The search stops, and its trials go on when it is resumed.
         """
-        if unwritable := result.get("unwritable"):
-            raise StorageError(unwritable)
-        if damaged := result.get("damaged"):
-            self._on_damage(self._running[trial_id], damaged)
-        self._report(self._running[trial_id], result)
-        self._changed()
+        with self._kept_failure():
+            if unwritable := result.get("unwritable"):
+                raise StorageError(unwritable)
+            if damaged := result.get("damaged"):
+                self._on_setback(self._running[trial_id], damaged)
+            self._report(self._running[trial_id], result)
+            self._changed()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record how a trial ended: by itself, by the scheduler, or by a failure."""
-        proposal = self._running.pop(trial_id)
+        """Record how a trial ended: by itself, by the scheduler, or by a failure; or start it again."""
+        with self._kept_failure():
+            proposal = self._running.pop(trial_id)
+            if not (error and self._starts_again(proposal)):
+                self._end(proposal, result or {}, error)
+
+    def _starts_again(self, proposal: Proposal) -> bool:
+        """Whether a trial whose worker was lost has another go: Tune gives none to one that was lost as it began."""
+        self._losses[proposal.key] += 1
+        if self._losses[proposal.key] > self._max_failures:
+            return False
+        self._waiting.append(proposal)
+        self._on_setback(proposal, "its worker was lost; it goes on from its last checkpoint")
+        return True
+
+    def _end(self, proposal: Proposal, result: Mapping[str, Any], error: bool) -> None:
         study, number = self._studies[proposal.arm], proposal.number
-        result = result or {}
         reason: str | None = result.get("failed")
         if error:
             reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
@@ -121,30 +147,20 @@ class ArmSearcher(Searcher):
         # Tune pickles what it runs with. We resume from the journal, and the callbacks belong to this process.
         return {}
 
+    @contextlib.contextmanager
+    def _kept_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise
+
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
             self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])
 
     def _changed(self) -> None:
         self._on_change(snapshot(self._studies, self._trials, self._scored))
-
-
-class LostWorkers(Callback):
-    """Says when a trial's worker was lost and the trial is started again.
-
-    Args:
-        warn: Takes what is said.
-    """
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
-
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """See `Callback.on_trial_recover`."""
-        self._warn(f"{trial.config['proposal'].key}: its worker was lost; it goes on from its last checkpoint")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as for `ArmSearcher`
 
 
 def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snapshot:
