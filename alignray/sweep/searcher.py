@@ -60,15 +60,21 @@ class ArmSearcher(Searcher):
         fresh = sum(max(self._trials - study.proposed, 0) for study in self._studies.values())
         return fresh + len(self._waiting)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial: first those that were interrupted, then one of the arm that had the fewest."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial: first those that were interrupted, then one of the arm that had the fewest.
+
+        None where every arm that lacks trials waits for one to end: see `SearchConfig.lag`. Tune asks again.
+        """
         if self._waiting:
             proposal = self._waiting.pop(0)
         else:
-            study = min(self._studies.values(), key=lambda study: study.proposed)
-            if study.proposed >= self._trials:
+            lacking = [study for study in self._studies.values() if study.proposed < self._trials]
+            if not lacking:
                 return str(Searcher.FINISHED)
-            proposal = study.ask()
+            ready = [study for study in lacking if study.ready]
+            if not ready:
+                return None
+            proposal = min(ready, key=lambda study: study.proposed).ask()
         self._running[trial_id] = proposal
         self._on_start(proposal)
         self._changed()
