@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignray.data import Panel
-from alignray.errors import SweepError, WorkError
+from alignray.errors import StorageError, SweepError, WorkError
 from alignray.report import comparison_table, trials_table, write_comparison, write_report
 from alignray.serving import log_models
 from alignray.sweep import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
 _FLUSH_S = 60.0
 _FLUSH_INTERRUPTED_S = 5.0
 
@@ -227,10 +229,17 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
             _end(tracker, "KILLED", _FLUSH_INTERRUPTED_S)
         rows = [row for study in sweep_studies(folder, manifest).values() for row in study.rows()]
         ended = sum(row.state != "running" for row in rows)
-        elsewhere = "" if folder.parent == Path("runs").resolve() else f" --storage {folder.parent}"
         raise Interrupted(
-            f"stopped; {ended} trials are finished and kept. Go on with: alignray resume {manifest.name}{elsewhere}"
+            f"stopped; {ended} trials are finished and kept. Go on with: {_resume_command(folder)}"
         ) from None
+    except (StorageError, OSError) as error:
+        cause = getattr(error, "cause", error)  # the tracker's own, of what Ray passes on
+        if isinstance(cause, OSError) and cause.errno not in _UNWRITABLE:
+            raise
+        raise StorageError(
+            f"{folder} can no longer be written to ({cause}); nothing that was finished is lost. Once it can: "
+            f"{_resume_command(folder)}"
+        ) from error
     except BaseException:
         _end(tracker, "FAILED", _FLUSH_INTERRUPTED_S)
         raise
@@ -238,8 +247,13 @@ def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterat
     if left:
         raise WorkError(
             f"the sweep is done, its result is in {folder}, but MLflow lacks some of it ({left}); the rest is kept in "
-            f"{folder / 'spool'}. When MLflow is back: alignray resume {manifest.name}"
+            f"{folder / 'spool'}. When MLflow is back: {_resume_command(folder)}"
         )
+
+
+def _resume_command(folder: Path) -> str:
+    elsewhere = "" if folder.parent == Path("runs").resolve() else f" --storage {folder.parent}"
+    return f"alignray resume {folder.name}{elsewhere}"
 
 
 def _end(tracker: TrackerHandle, status: str, timeout_s: float) -> str:

@@ -180,6 +180,10 @@ class ArmStudy:
             )
         return rows
 
+    def curves(self) -> dict[int, dict[int, float]]:
+        """The scores reported so far, by trial and epoch."""
+        return {trial.number: dict(trial.intermediate_values) for trial in self._frozen()}
+
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 

@@ -15,6 +15,9 @@ from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
 from alignray.trial import TrialConfig
 
+SCHEDULERS = ("asha", "hyperband", "median", "fifo")
+"""Every scheduler by name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
@@ -101,12 +104,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SchedulerConfig:
-    """How poor trials are stopped early. Each arm is halved on its own: no arm's trial is stopped by another arm's.
+    """How poor trials are stopped early. Each arm has a scheduler of its own: no arm's trial stops another arm's.
+
+    A field that a scheduler has no use for is left unread.
 
     Attributes:
-        name: ``asha``, or ``fifo`` to stop none.
-        grace_epochs: Epochs that every trial gets.
-        reduction: At each rung one trial in so many goes on.
+        name: A row of ``SCHEDULERS``: ``asha``, ``hyperband`` (its brackets, asynchronous), ``median``, or ``fifo`` to
+            stop none.
+        grace_epochs: Epochs that every trial gets; ``fifo`` has no use for it.
+        reduction: Of ``asha`` and ``hyperband``: at each rung one trial in so many goes on.
     """
 
     name: str = "asha"
@@ -114,7 +120,7 @@ class SchedulerConfig:
     reduction: int = 2
 
     def __post_init__(self) -> None:
-        require_one_of("scheduler.name", self.name, ("asha", "fifo"))
+        require_one_of("scheduler.name", self.name, SCHEDULERS)
         require_at_least("scheduler.grace_epochs", self.grace_epochs, 1)
         require_at_least("scheduler.reduction", self.reduction, 2)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ray.tune import Callback
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import CheckpointHistory
+from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
-from alignray.sweep.config import SchedulerConfig
 from alignray.sweep.progress import Snapshot
 
 _METRIC = "score"
@@ -29,10 +28,14 @@ class ArmSearcher(Searcher):
         trials: Trials of each arm.
         metric: The name of what is scored, for those who watch.
         on_start: Called before a trial starts.
-        on_damage: Called when a trial went on from an earlier checkpoint than its last, with the reason.
+        on_setback: Called with what a trial goes on in spite of: a lost worker, a damaged checkpoint.
         on_end: Called when a trial has ended, with its state and reason.
         on_change: Called with the search's standing whenever it changed.
         history: The checkpoints of a trial; they are removed when it has ended.
+        max_failures: Times a trial whose worker was lost is started again.
+
+    Attributes:
+        failure: What one of its methods raised; Tune passes on no more than the text of it.
     """
 
     def __init__(
@@ -42,15 +45,18 @@ class ArmSearcher(Searcher):
         trials: int,
         metric: str,
         on_start: Callable[[Proposal], None],
-        on_damage: Callable[[Proposal, str], None],
+        on_setback: Callable[[Proposal, str], None],
         on_end: Callable[[Proposal, str, str | None], None],
         on_change: Callable[[Snapshot], None],
         history: Callable[[str], CheckpointHistory],
+        max_failures: int,
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
         self._studies, self._trials, self._scored = studies, trials, metric
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
-        self._on_damage, self._history = on_damage, history
+        self._on_setback, self._history = on_setback, history
+        self._max_failures, self._losses = max_failures, Counter[str]()
+        self.failure: Exception | None = None
         self._waiting = [proposal for study in studies.values() for proposal in study.interrupted()]
         self._running: dict[str, Proposal] = {}
 
@@ -61,37 +67,61 @@ class ArmSearcher(Searcher):
         return fresh + len(self._waiting)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial: first those that were interrupted, then one of the arm that had the fewest.
+        """The next trial: first those that were interrupted or lost, then one of the arm that had the fewest.
 
-        None where every arm that lacks trials waits for one to end: see `SearchConfig.lag`. Tune asks again.
+        None where every arm that lacks trials waits for one to end (see `SearchConfig.lag`), or while the last trials
+        run, of which one may be lost and have to be started again. Tune asks again.
         """
+        with self._kept_failure():
+            proposal = self._next()
+            if isinstance(proposal, Proposal):
+                self._running[trial_id] = proposal
+                self._on_start(proposal)
+                self._changed()
+                return {"proposal": proposal}
+            return proposal
+
+    def _next(self) -> Proposal | str | None:
         if self._waiting:
-            proposal = self._waiting.pop(0)
-        else:
-            lacking = [study for study in self._studies.values() if study.proposed < self._trials]
-            if not lacking:
-                return str(Searcher.FINISHED)
-            ready = [study for study in lacking if study.ready]
-            if not ready:
-                return None
-            proposal = min(ready, key=lambda study: study.proposed).ask()
-        self._running[trial_id] = proposal
-        self._on_start(proposal)
-        self._changed()
-        return {"proposal": proposal}
+            return self._waiting.pop(0)
+        lacking = [study for study in self._studies.values() if study.proposed < self._trials]
+        ready = [study for study in lacking if study.ready]
+        if ready:
+            return min(ready, key=lambda study: study.proposed).ask()
+        return None if lacking or self._running else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch."""
-        if damaged := result.get("damaged"):
-            self._on_damage(self._running[trial_id], damaged)
-        self._report(self._running[trial_id], result)
-        self._changed()
+        """Record an epoch.
+
+        Raises:
+            StorageError: It cannot be kept. The search stops, and its trials go on when it is resumed.
+        """
+        with self._kept_failure():
+            if unwritable := result.get("unwritable"):
+                raise StorageError(unwritable)
+            if damaged := result.get("damaged"):
+                self._on_setback(self._running[trial_id], damaged)
+            self._report(self._running[trial_id], result)
+            self._changed()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record how a trial ended: by itself, by the scheduler, or by a failure."""
-        proposal = self._running.pop(trial_id)
+        """Record how a trial ended: by itself, by the scheduler, or by a failure; or start it again."""
+        with self._kept_failure():
+            proposal = self._running.pop(trial_id)
+            if not (error and self._starts_again(proposal)):
+                self._end(proposal, result or {}, error)
+
+    def _starts_again(self, proposal: Proposal) -> bool:
+        """Whether a trial whose worker was lost has another go: Tune gives none to one that was lost as it began."""
+        self._losses[proposal.key] += 1
+        if self._losses[proposal.key] > self._max_failures:
+            return False
+        self._waiting.append(proposal)
+        self._on_setback(proposal, "its worker was lost; it goes on from its last checkpoint")
+        return True
+
+    def _end(self, proposal: Proposal, result: Mapping[str, Any], error: bool) -> None:
         study, number = self._studies[proposal.arm], proposal.number
-        result = result or {}
         reason: str | None = result.get("failed")
         if error:
             reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
@@ -122,30 +152,20 @@ class ArmSearcher(Searcher):
         # Tune pickles what it runs with. We resume from the journal, and the callbacks belong to this process.
         return {}
 
+    @contextlib.contextmanager
+    def _kept_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise
+
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
             self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])
 
     def _changed(self) -> None:
         self._on_change(snapshot(self._studies, self._trials, self._scored))
-
-
-class LostWorkers(Callback):
-    """Says when a trial's worker was lost and the trial is started again.
-
-    Args:
-        warn: Takes what is said.
-    """
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
-
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """See `Callback.on_trial_recover`."""
-        self._warn(f"{trial.config['proposal'].key}: its worker was lost; it goes on from its last checkpoint")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as for `ArmSearcher`
 
 
 def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snapshot:
@@ -160,49 +180,3 @@ def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snaps
                 better = max if study.maximises else min
                 best[arm] = better(best.get(arm, row.value), row.value)
     return Snapshot(trials * len(studies), counts, best, metric)
-
-
-class PerArmScheduler(FIFOScheduler):
-    """Gives each arm a scheduler of its own, so that no arm's trial is measured against another arm's.
-
-    Args:
-        config: Which scheduler.
-        arms: The arms.
-        epochs: Epochs of a whole trial.
-        direction: 1 where a higher score is better, −1 where a lower one is.
-    """
-
-    def __init__(self, config: SchedulerConfig, arms: tuple[str, ...], *, epochs: int, direction: int) -> None:
-        super().__init__()
-        self._by_arm: dict[str, TrialScheduler] = {
-            arm: AsyncHyperBandScheduler(
-                time_attr="epoch",
-                metric=_METRIC,
-                mode="max" if direction > 0 else "min",
-                max_t=epochs,
-                grace_period=min(config.grace_epochs, epochs),
-                reduction_factor=config.reduction,
-            )
-            for arm in arms
-        }
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """See `TrialScheduler.on_trial_add`."""
-        self._of(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """See `TrialScheduler.on_trial_result`."""
-        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
-
-    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
-        """See `TrialScheduler.on_trial_complete`."""
-        if _METRIC in result:
-            self._of(trial).on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """See `TrialScheduler.on_trial_remove`."""
-        self._of(trial).on_trial_remove(tune_controller, trial)
-
-    def _of(self, trial: TuneTrial) -> TrialScheduler:
-        proposal: Proposal = trial.config["proposal"]
-        return self._by_arm[proposal.arm]

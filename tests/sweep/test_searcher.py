@@ -2,15 +2,15 @@ import heapq
 import math
 import pickle
 import random
-from types import SimpleNamespace
 
 import cloudpickle
 import pytest
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import Checkpoint, CheckpointHistory
-from alignray.search import Float, Proposal, SearchConfig, Space, open_studies
-from alignray.sweep.searcher import ArmSearcher, LostWorkers
+from alignray.errors import StorageError
+from alignray.search import Float, SearchConfig, Space, open_studies
+from alignray.sweep.searcher import ArmSearcher
 
 ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 
@@ -18,14 +18,15 @@ ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 class Sweep:
     """Real studies and a searcher on them, with all that it calls written down."""
 
-    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, **config):
+    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, **config):
         self.folder, self.trials, self.arms, self.direction = folder, trials, arms, direction
+        self.max_failures = max_failures
         self.config = SearchConfig(**{"trials": trials, "initial_points": 2, **config})
         self.reopen()
 
     def reopen(self):
         self.studies = self.open()
-        self.started, self.ended, self.snapshots, self.damage = [], [], [], []
+        self.started, self.ended, self.snapshots, self.setbacks = [], [], [], []
         self.searcher = ArmSearcher(
             self.studies,
             trials=self.trials,
@@ -33,8 +34,9 @@ class Sweep:
             on_start=self.on_start,
             on_end=self.on_end,
             on_change=self.snapshots.append,
-            on_damage=lambda proposal, reason: self.damage.append((proposal.key, reason)),
+            on_setback=lambda proposal, reason: self.setbacks.append((proposal.key, reason)),
             history=lambda key: CheckpointHistory(self.folder / key, keep=2),
+            max_failures=self.max_failures,
         )
 
     def open(self):
@@ -90,6 +92,9 @@ def test_arms_take_turns_and_get_the_same_number_of_trials(sweep):
     assert sweep.started == proposals
     for number in range(2):
         assert len({proposal.values["x"] for proposal in proposals if proposal.number == number}) == 1
+    assert sweep.searcher.suggest("more") is None  # those that run may have to be started again
+    for number in range(12):
+        sweep.searcher.on_trial_complete(f"t{number}", result(2, 0.2, done=True, finished=True))
     assert sweep.searcher.suggest("more") == Searcher.FINISHED
 
 
@@ -235,7 +240,7 @@ def test_a_damaged_checkpoint_is_told_of(sweep):
     proposal = sweep.suggest("t")
     sweep.searcher.on_trial_result("t", result(6, 0.1) | {"damaged": "it goes on after epoch 5"})
     sweep.searcher.on_trial_result("t", result(7, 0.1))
-    assert sweep.damage == [(proposal.key, "it goes on after epoch 5")]
+    assert sweep.setbacks == [(proposal.key, "it goes on after epoch 5")]
 
 
 def test_what_was_interrupted_comes_first_and_nothing_is_proposed_twice(sweep):
@@ -263,13 +268,28 @@ def test_it_has_nothing_to_save(sweep, tmp_path):
         assert vars(pickle.loads(pickler.dumps(sweep.searcher))) == {}
 
 
-def test_a_lost_worker_is_told_of_in_one_line():
-    said = []
-    lost = LostWorkers(said.append)
-    lost.on_trial_recover(3, [], SimpleNamespace(config={"proposal": Proposal("mse", 4, {})}))
-    (line,) = said
-    assert line.startswith("mse-4: its worker was lost")
-    assert vars(pickle.loads(cloudpickle.dumps(lost))) == {}
+def test_a_lost_trial_is_started_again_as_often_as_it_may_be(tmp_path):
+    sweep = Sweep(tmp_path, trials=1, arms=("mse",), max_failures=2)
+    proposal = sweep.suggest("t0")
+    for number in range(1, 3):
+        sweep.searcher.on_trial_complete(f"t{number - 1}", error=True)
+        assert sweep.row(proposal).state == "running"
+        assert sweep.suggest(f"t{number}") == proposal
+    told = [("mse-0", "its worker was lost; it goes on from its last checkpoint")] * 2
+    assert (sweep.setbacks, sweep.ended) == (told, [])
+    sweep.searcher.on_trial_complete("t2", result(3, 0.4), error=True)
+    assert sweep.row(proposal).state == "failed"
+    assert sweep.setbacks == told
+    assert sweep.searcher.suggest("more") == Searcher.FINISHED
+
+
+def test_what_cannot_be_kept_stops_the_search_and_leaves_the_trial_running(sweep):
+    proposal = sweep.suggest("t")
+    with pytest.raises(StorageError, match="No space left"):
+        sweep.searcher.on_trial_result("t", {"epoch": 1, "finished": False, "unwritable": "No space left on device"})
+    assert isinstance(sweep.searcher.failure, StorageError)
+    assert sweep.row(proposal).state == "running"
+    assert sweep.ended == []
 
 
 @pytest.mark.parametrize(("direction", "best"), [(1, 0.4), (-1, 0.1)])
