@@ -29,6 +29,7 @@ from alignray.sweep import (
     require_gpus,
     run_search,
     seal,
+    settle_lag,
     sweep_start,
     sweep_studies,
     train_finals,
@@ -111,7 +112,7 @@ def run_sweep(
     panel = sweep.data.load()
     sweep.split(panel.num_eras)
     with ray_cluster(address):
-        manifest = Manifest.of(name, sweep, panel, uri)
+        manifest = Manifest.of(name, settle_lag(sweep), panel, uri)
         _create(folder, manifest)
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)

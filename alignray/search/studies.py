@@ -1,39 +1,27 @@
 """One Optuna study an arm: the record of truth of a sweep.
 
-The studies of a sweep live in one journal file that is only ever appended to, so a crash costs at most its last line.
+Proposals are not Optuna's `Study.ask` on that record, which shows a sampler whatever has ended by then: each is made
+from a defined part of the record, and then put down in it, whole.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from alignray.configuration import require_at_least, require_one_of
+from alignray.search.config import SearchConfig
+from alignray.search.samplers import SAMPLERS, Sampler
 from alignray.search.space import Space, Value
+from alignray.search.storage import open_storage
 
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
-
-
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        # Jointly sampled groups are what conditional spaces need; Optuna may yet change how the option is called.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
-
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": _tpe,
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
-"""Every sampler by name, made from a seed."""
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -42,29 +30,6 @@ _STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 _REASON = "reason"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig:
-    """How the space is searched.
-
-    Attributes:
-        trials: Trials of each arm.
-        sampler: A row of ``SAMPLERS``.
-        initial_points: Trials of each arm, the first ones, at points that are the same for every arm: the template's
-            own values, then random ones.
-        seed: Seeds the points and the sampler.
-    """
-
-    trials: int = 8
-    sampler: str = "tpe"
-    initial_points: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least("search.trials", self.trials, 1)
-        require_one_of("search.sampler", self.sampler, SAMPLERS)
-        require_at_least("search.initial_points", self.initial_points, 1)
 
 
 def trial_key(arm: str, number: int) -> str:
@@ -116,38 +81,46 @@ class TrialRow:
 
 
 class ArmStudy:
-    """The study of one arm. Every change is in the journal before the call returns; one process writes.
+    """The study of one arm. Every change is in the storage before the call returns; one process writes.
 
     Args:
         study: The Optuna study.
         arm: The arm.
         space: The search space.
-        config: How it is searched.
+        sampler: Proposes.
+        lag: See `SearchConfig`.
     """
 
-    def __init__(self, study: optuna.Study, arm: str, space: Space, config: SearchConfig) -> None:
+    def __init__(self, study: optuna.Study, arm: str, space: Space, sampler: Sampler, lag: int) -> None:
         self.arm = arm
-        self._study, self._space, self._config = study, space, config
+        self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
+
+    @property
+    def ready(self) -> bool:
+        """Whether all trials have ended whose ends the next proposal depends on."""
+        trials = self._frozen()
+        if not self._lag or not self._sampler.looks_back(len(trials)):
+            return True
+        return all(trial.state.is_finished() for trial in self._seen(trials))
 
     def ask(self) -> Proposal:
-        """A new trial.
-
-        The sampler is made anew from the seed and the trial's number, so a proposal depends on them and on the trials
-        that have ended, not on how often the search was resumed.
-        """
-        self._seed_sampler(self.proposed)
-        return self._proposal(self._study.ask())
+        """A new trial; see `SearchConfig.lag` for what it depends on."""
+        trials = self._frozen()
+        number = len(trials)
+        point = self._sampler.propose(number, self._history(trials))
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(point.values),
+                distributions={path: self._space.distributions[path].to_optuna() for path in point.values},
+                system_attrs=dict(point.memory),
+            )
+        )
+        return Proposal(self.arm, number, point.values)
 
     def interrupted(self) -> list[Proposal]:
-        """Trials that were proposed and have not ended: after a crash, those to go on with.
-
-        A trial that a crash left with a part of its values is given the others.
-        """
-        proposals = []
-        for frozen in self._frozen(states=(TrialState.RUNNING,)):
-            self._seed_sampler(frozen.number)
-            proposals.append(self._proposal(optuna.Trial(self._study, frozen._trial_id)))
-        return proposals
+        """Trials that were proposed and have not ended: after a crash, those to go on with."""
+        return [Proposal(self.arm, trial.number, self._values(trial)) for trial in self._frozen((TrialState.RUNNING,))]
 
     @property
     def maximises(self) -> bool:
@@ -214,11 +187,14 @@ class ArmStudy:
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
-    def _seed_sampler(self, number: int) -> None:
-        self._study.sampler = SAMPLERS[self._config.sampler](self._config.seed * 1_000_003 + number)
+    def _seen(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        """Those trials whose ends the next proposal depends on."""
+        return trials[: max(len(trials) + 1 - self._lag, 0)] if self._lag else trials
 
-    def _proposal(self, trial: optuna.Trial) -> Proposal:
-        return Proposal(self.arm, trial.number, self._space.suggest(trial))
+    def _history(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
+        seen = len(self._seen(trials))
+        return [trial if trial.number < seen else _as_running(trial) for trial in trials]
 
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.
@@ -254,8 +230,16 @@ def open_studies(
     if not create and not journal.exists():
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _drop_unfinished_line(journal)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = open_storage(journal)
+    directions = [StudyDirection.MAXIMIZE if direction > 0 else StudyDirection.MINIMIZE]
+    sampler = SAMPLERS[config.sampler](
+        space,
+        seed=config.seed,
+        template=template,
+        initial_points=config.initial_points,
+        grid_points=config.grid_points,
+        directions=directions,
+    )
     known = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     studies: dict[str, ArmStudy] = {}
     for arm in arms:
@@ -263,32 +247,19 @@ def open_studies(
         if name in known:
             study = optuna.load_study(study_name=name, storage=storage)
         elif create:
-            study = optuna.create_study(
-                study_name=name, storage=storage, direction="maximize" if direction > 0 else "minimize"
-            )
+            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
         else:
             continue
-        queued = len(study.get_trials(deepcopy=False))
-        for point in _initial_points(space, template, config)[queued:] if create else []:
-            study.enqueue_trial(point)
-        studies[arm] = ArmStudy(study, arm, space, config)
+        studies[arm] = ArmStudy(study, arm, space, sampler, config.lag or 0)
     return studies
 
 
-def _drop_unfinished_line(journal: Path) -> None:
-    """Cut off the line that a crash cut short: Optuna would write on behind it, and could read no further."""
-    content = journal.read_bytes() if journal.exists() else b""
-    if not content or content.endswith(b"\n"):
-        return
-    lock = JournalFileSymlinkLock(str(journal))  # whoever is writing holds it: what is unfinished under it stays so
-    lock.acquire()
-    try:
-        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
-def _initial_points(space: Space, template: Mapping[str, Value], config: SearchConfig) -> list[dict[str, Value]]:
-    count = min(config.initial_points, config.trials)
-    dice = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
-    return [dict(template), *(space.suggest(dice.ask()) for _ in range(count - 1))]
+def _as_running(trial: FrozenTrial) -> FrozenTrial:
+    running = copy.copy(trial)
+    running.state, running.values, running.datetime_complete, running.intermediate_values = (
+        TrialState.RUNNING,
+        None,
+        None,
+        {},
+    )
+    return running

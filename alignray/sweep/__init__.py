@@ -8,7 +8,7 @@ from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
-from alignray.sweep.search import run_search, sweep_studies
+from alignray.sweep.search import run_search, settle_lag, sweep_studies
 
 __all__ = [
     "DataConfig",
@@ -30,6 +30,7 @@ __all__ = [
     "require_gpus",
     "run_search",
     "seal",
+    "settle_lag",
     "sweep_start",
     "sweep_studies",
     "train_finals",

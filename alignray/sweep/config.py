@@ -252,6 +252,7 @@ class SweepConfig:
                 "final models are other members; got one for each"
             )
         self.space.require_fit(self.trial)
+        self.search.require_space(self.space)
         for name in ("sobolev", "own_order"):
             asked = getattr(self.trial.training, name) or f"training.{name}" in self.space.distributions
             if asked and self.resources.workers_per_trial > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,19 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
         direction=METRICS[config.trial.scoring.metric].direction,
         create=create,
     )
+
+
+def settle_lag(config: SweepConfig) -> SweepConfig:
+    """The sweep with the lag that the cluster's size asks for, where none is set.
+
+    Twice the trials of an arm that run at once: where trials take about as long as one another, no worker ever waits.
+    ASHA stops trials by the order in which they get on, so no lag would make its sweeps repeat: none then waits.
+    """
+    if config.search.lag is not None:
+        return config
+    at_once = math.ceil(_slots(config) / len(config.arms))
+    lag = 2 * at_once if config.scheduler.name == "fifo" else 0
+    return replace(config, search=replace(config.search, lag=lag))
 
 
 def run_search(

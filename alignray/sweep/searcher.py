@@ -67,23 +67,28 @@ class ArmSearcher(Searcher):
         return fresh + len(self._waiting)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial: first those that were interrupted or lost, then one of the arm that had the fewest."""
-        with self._kept_failure():
-            return self._suggest(trial_id)
+        """The next trial: first those that were interrupted or lost, then one of the arm that had the fewest.
 
-    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        None where every arm that lacks trials waits for one to end (see `SearchConfig.lag`), or while the last trials
+        run, of which one may be lost and have to be started again. Tune asks again.
+        """
+        with self._kept_failure():
+            proposal = self._next()
+            if isinstance(proposal, Proposal):
+                self._running[trial_id] = proposal
+                self._on_start(proposal)
+                self._changed()
+                return {"proposal": proposal}
+            return proposal
+
+    def _next(self) -> Proposal | str | None:
         if self._waiting:
-            proposal = self._waiting.pop(0)
-        else:
-            study = min(self._studies.values(), key=lambda study: study.proposed)
-            if study.proposed >= self._trials:
-                # As long as a trial runs it may be lost, and have to be started again.
-                return None if self._running else str(Searcher.FINISHED)
-            proposal = study.ask()
-        self._running[trial_id] = proposal
-        self._on_start(proposal)
-        self._changed()
-        return {"proposal": proposal}
+            return self._waiting.pop(0)
+        lacking = [study for study in self._studies.values() if study.proposed < self._trials]
+        ready = [study for study in lacking if study.ready]
+        if ready:
+            return min(ready, key=lambda study: study.proposed).ask()
+        return None if lacking or self._running else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record an epoch.

@@ -1,3 +1,4 @@
+import heapq
 import math
 import pickle
 import random
@@ -17,9 +18,10 @@ ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 class Sweep:
     """Real studies and a searcher on them, with all that it calls written down."""
 
-    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0):
+    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, **config):
         self.folder, self.trials, self.arms, self.direction = folder, trials, arms, direction
         self.max_failures = max_failures
+        self.config = SearchConfig(**{"trials": trials, "initial_points": 2, **config})
         self.reopen()
 
     def reopen(self):
@@ -44,7 +46,7 @@ class Sweep:
             arms=self.arms,
             space=Space({"x": Float(0.0, 1.0)}),
             template={"x": 0.5},
-            config=SearchConfig(trials=self.trials, initial_points=2),
+            config=self.config,
             direction=self.direction,
         )
 
@@ -94,6 +96,43 @@ def test_arms_take_turns_and_get_the_same_number_of_trials(sweep):
     for number in range(12):
         sweep.searcher.on_trial_complete(f"t{number}", result(2, 0.2, done=True, finished=True))
     assert sweep.searcher.suggest("more") == Searcher.FINISHED
+
+
+def busy(sweep, workers, dice):
+    """The share of the workers' time that trials take which last from 30 to 50 epochs."""
+    now, spent, count, running = 0.0, 0.0, 0, []
+    while True:
+        while len(running) < workers and (proposal := sweep.suggest(f"t{count}")) is not None:
+            lasts = 40 + 10 * dice.uniform(-1, 1)
+            heapq.heappush(running, (now + lasts, f"t{count}", proposal.values["x"]))
+            spent, count = spent + lasts, count + 1
+        if not running:
+            return spent / (now * workers), count
+        now, trial_id, x = heapq.heappop(running)
+        sweep.searcher.on_trial_complete(trial_id, result(1, x, done=True, finished=True))
+
+
+def test_workers_do_not_wait_where_the_lag_is_twice_what_runs_at_once(tmp_path):
+    shares = {}
+    for lag in (0, 1, 4):
+        (tmp_path / str(lag)).mkdir()
+        sweep = Sweep(tmp_path / str(lag), trials=16, arms=("mse", "aligned"), lag=lag)
+        shares[lag], count = busy(sweep, 4, random.Random(0))
+        assert count == 32
+    assert shares[4] > shares[0] - 0.02
+    assert shares[1] < 0.7
+
+
+def test_an_arm_that_waits_lets_another_go_first(tmp_path):
+    sweep = Sweep(tmp_path, trials=4, arms=("mse", "aligned"), lag=1)
+    first = [sweep.suggest(f"t{number}") for number in range(4)]  # the points that all arms share wait for none
+    assert sweep.searcher.suggest("t4") is None
+    assert sweep.searcher.remaining == 4
+    for number in (1, 3):
+        assert first[number].arm == "aligned"
+        sweep.searcher.on_trial_complete(f"t{number}", result(1, 0.1, done=True, finished=True))
+    assert sweep.suggest("t4").key == "aligned-2"
+    assert sweep.searcher.suggest("t5") is None
 
 
 @pytest.mark.parametrize("seed", range(3))
