@@ -97,6 +97,7 @@ def run_sweep(
         progress: Watches.
 
     Raises:
+        ConfigurationError: A network of one's own cannot be imported or built.
         DataError: The panel cannot be read.
         SweepError: The name is taken, the folder cannot be written, the cluster does not answer, or this machine, which
             is the cluster, has no GPU that trials ask for.
@@ -111,6 +112,7 @@ def run_sweep(
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
     sweep.split(panel.num_eras)
+    sweep.require_models(panel.num_features)
     with ray_cluster(address):
         manifest = Manifest.of(name, settle_lag(sweep), panel, uri)
         _create(folder, manifest)

@@ -94,6 +94,7 @@ class ArmStudy:
     def __init__(self, study: optuna.Study, arm: str, space: Space, sampler: Sampler, lag: int) -> None:
         self.arm = arm
         self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
+        self._running: dict[int, optuna.Trial] = {}
 
     @property
     def ready(self) -> bool:
@@ -134,23 +135,22 @@ class ArmStudy:
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record a trial's best score after an epoch; an epoch that is already recorded is left as it is."""
-        frozen = self._frozen()[number]
-        if epoch not in frozen.intermediate_values:
-            optuna.Trial(self._study, frozen._trial_id).report(value, epoch)
+        trial = self._trial(number)
+        if epoch not in self._study._storage.get_trial(trial._trial_id).intermediate_values:
+            trial.report(value, epoch)
 
     def complete(self, number: int, value: float) -> None:
         """A trial ran to its own end with that best score."""
-        self._study.tell(number, value)
+        self._tell(number, TrialState.COMPLETE, value)
 
     def prune(self, number: int) -> None:
         """The scheduler stopped a trial: it keeps its last recorded score, and is not taken for a finished one."""
-        self._study.tell(number, state=TrialState.PRUNED)
+        self._tell(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """A trial failed; no value of it reaches the sampler."""
-        frozen = self._frozen()[number]
-        optuna.Trial(self._study, frozen._trial_id).set_user_attr(_REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL)
+        self._trial(number).set_user_attr(_REASON, reason)
+        self._tell(number, TrialState.FAIL)
 
     def best(self) -> Proposal | None:
         """The finished trial with the best score; None where no trial finished."""
@@ -195,6 +195,15 @@ class ArmStudy:
         """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
         seen = len(self._seen(trials))
         return [trial if trial.number < seen else _as_running(trial) for trial in trials]
+
+    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
+        self._study.tell(number, value, state)
+        self._running.pop(number, None)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._running:
+            self._running[number] = optuna.Trial(self._study, self._frozen()[number]._trial_id)
+        return self._running[number]
 
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from alignray.configuration import require_above, require_at_least, require_one_of
@@ -11,9 +11,12 @@ from alignray.data import Panel, Split, datasets, open_shards
 from alignray.data.datasets.numerai import FEATURES, Part
 from alignray.data.shards.manifest import MANIFEST
 from alignray.errors import ConfigurationError, DataError
+from alignray.models import build_model
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
 from alignray.trial import TrialConfig
+
+_FAMILY = "model.family"
 
 SCHEDULERS = ("asha", "hyperband", "median", "fifo")
 """Every scheduler by name."""
@@ -268,3 +271,16 @@ class SweepConfig:
             InvalidArgumentError: The panel is too short, or the folds of ``blocked`` are too few.
         """
         return self.trial.split.cut(num_eras, holdout=self.holdout.eras)
+
+    def require_models(self, num_features: int) -> None:
+        """Check that the networks of one's own that trials may have can be imported and built, before any trial starts.
+
+        Raises:
+            ConfigurationError: One cannot.
+        """
+        varied = self.space.distributions.get(_FAMILY)
+        families = {self.trial.model.family, *(map(str, varied.extremes()) if varied else ())}
+        for family in sorted(families):
+            model = replace(self.trial.model, family=family)
+            if model.is_own:
+                build_model(model, num_features, seed=self.trial.seed)

@@ -26,7 +26,7 @@ from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
 from alignray.tracking import RunMetrics, TrackerHandle
 from alignray.training import Workers
-from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, score
+from alignray.trial import METRICS, Scores, Trial, TrialConfig
 from alignray.trial.unscored import by_name
 
 FOLDER = "final"
@@ -222,14 +222,13 @@ def _train_final(
         metrics = trial.step()
         if workers.rank == 0:
             ray.get(tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
-    members = trial.best_members()
     sealed = holdout.fetch()
-    scores = score(members, build_layer(config), config.scoring, sealed, range(sealed.num_eras), workers)
+    scores = trial.score_on(sealed)
     if workers.rank > 0:
         return
     home.mkdir(parents=True, exist_ok=True)
     record = {"config": to_plain(config), "schema": to_plain(sealed.schema), "best_epoch": trial.best_epoch}
-    Checkpoint(members.state(), record).save(home / _MODEL)
+    Checkpoint(trial.best_members().state(), record).save(home / _MODEL)
     stored = {
         "config": to_plain(config),
         "best_epoch": trial.best_epoch,
