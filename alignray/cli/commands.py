@@ -41,6 +41,7 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
+@click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
 @_STORAGE
 @_TRACKING
@@ -52,6 +53,7 @@ def run(
     gpu_hours: float | None,
     address: str | None,
     settings: tuple[str, ...],
+    smoke: bool,
     dry_run: bool,
     storage: str,
     tracking_uri: str | None,
@@ -64,6 +66,8 @@ def run(
     from alignray.sweep import estimate
 
     config = find_sweep(sweep)
+    if smoke:
+        config = config.smoke()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:

@@ -18,7 +18,6 @@ from urllib.parse import quote
 import click
 
 from alignray.errors import SweepError, WorkError
-from alignray.tracking import EXPERIMENT
 
 _FIRST_PORT, _PORTS = 5000, 100
 _START_S = 60.0
@@ -38,9 +37,11 @@ def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool |
         SweepError: The store does not exist, or the port is taken.
         WorkError: The server did not start.
     """
+    from alignray.tracking.reading import experiment_id, open_store
+
     if open_browser is None:
         open_browser = sys.stdout.isatty()
-    experiment = _experiment_id(uri)
+    experiment = experiment_id(open_store(uri))
     if uri.startswith(("http://", "https://")):
         _show(_page(uri.rstrip("/"), experiment, sweep), open_browser)
         return
@@ -78,19 +79,6 @@ def _server(uri: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
             signal.signal(signal.SIGTERM, before)
-
-
-def _experiment_id(uri: str) -> str:
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise SweepError(
-            f"no MLflow store at {uri.removeprefix('sqlite:///')}; run a sweep first, or name one with --tracking-uri"
-        )
-    from mlflow import MlflowClient
-
-    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        raise SweepError(f"no experiment {EXPERIMENT!r} in the MLflow store; run a sweep first")
-    return str(experiment.experiment_id)
 
 
 def _page(server: str, experiment: str, sweep: str | None) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from alignray.data import Panel
 from alignray.errors import StorageError, SweepError, WorkError
+from alignray.launch.templates import NAME
 from alignray.report import comparison_table, trials_table, write_comparison, write_report
 from alignray.serving import log_models
 from alignray.sweep import (
@@ -48,7 +48,6 @@ from alignray.tracking import (
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
 _FLUSH_S = 60.0
 _FLUSH_INTERRUPTED_S = 5.0
@@ -305,7 +304,7 @@ def _sole_driver(folder: Path) -> Iterator[None]:
 
 
 def _free_folder(storage: Path, name: str) -> Path:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SweepError(f"name: expected at most 100 letters, digits, '.', '_' and '-', got {name!r}")
     folder = storage.resolve() / name
     try:

@@ -1,9 +1,16 @@
 """A search over trials on a Ray cluster, at equal budgets for every arm."""
 
 from alignray.sweep.cluster import ray_cluster, require_gpus
-from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+from alignray.sweep.config import (
+    DataConfig,
+    HoldoutConfig,
+    ResourceConfig,
+    SchedulerConfig,
+    SweepConfig,
+    SyntheticConfig,
+)
 from alignray.sweep.estimation import Estimate, estimate
-from alignray.sweep.events import sweep_start
+from alignray.sweep.events import config_of_tags, sweep_start
 from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
@@ -23,6 +30,8 @@ __all__ = [
     "Silent",
     "Snapshot",
     "SweepConfig",
+    "SyntheticConfig",
+    "config_of_tags",
     "estimate",
     "load_finals",
     "place",
