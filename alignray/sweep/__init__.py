@@ -2,6 +2,7 @@
 
 from alignray.sweep.cluster import ray_cluster, require_gpus
 from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import sweep_start
 from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
@@ -33,4 +34,5 @@ __all__ = [
     "sweep_start",
     "sweep_studies",
     "train_finals",
+    "write_environment",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 from alignray.configuration import flatten, to_plain
 from alignray.search import Proposal
+from alignray.sweep.environment import command_line
 from alignray.sweep.manifest import Manifest
 from alignray.tracking import SWEEP_KEY, RunEnd, RunStart
 from alignray.trial import TrialConfig
@@ -15,7 +17,12 @@ from alignray.trial import TrialConfig
 def sweep_start(manifest: Manifest) -> RunStart:
     """The sweep's own run, the parent of the others, begins or goes on."""
     params = {name: value for name, value in flatten(to_plain(manifest.config)).items() if value is not None}
-    return RunStart(key=SWEEP_KEY, tags=_tags(manifest, "sweep", manifest.name), params=params)
+    circumstances = {
+        "alignray.command": command_line(),
+        "alignray.host": socket.gethostname(),
+        "alignray.versions": " ".join(f"{name}={version}" for name, version in manifest.versions.items()),
+    }
+    return RunStart(key=SWEEP_KEY, tags=_tags(manifest, "sweep", manifest.name) | circumstances, params=params)
 
 
 def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> RunStart:
@@ -42,7 +49,8 @@ def final_key(arm: str) -> str:
 
 
 def _tags(manifest: Manifest, kind: str, name: str) -> dict[str, str]:
-    return {
+    code = {} if manifest.git_commit is None else {"mlflow.source.git.commit": manifest.git_commit}
+    return code | {
         "alignray.kind": kind,
         "alignray.sweep": manifest.name,
         "alignray.template": manifest.config.template,
