@@ -144,10 +144,10 @@ def ui(name: str | None, port: int | None, open_browser: bool | None, storage: s
     """Start the MLflow UI on this machine's loopback, at the sweep NAME or at all of them."""
     from alignray.cli.mlflow_ui import serve
     from alignray.sweep import Manifest
-    from alignray.tracking import resolve_tracking_uri
+    from alignray.tracking import resolve_tracking_uri, with_password
 
     uri = resolve_tracking_uri(tracking_uri)
     if name is not None:
         manifest = Manifest.load(Path(storage).resolve() / name)
-        uri = manifest.tracking_uri if tracking_uri is None else uri
+        uri = with_password(manifest.tracking_uri) if tracking_uri is None else uri
     serve(uri, name, port=port, open_browser=open_browser)

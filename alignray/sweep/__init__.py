@@ -9,6 +9,7 @@ from alignray.sweep.config import (
     SweepConfig,
     SyntheticConfig,
 )
+from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import config_of_tags, sweep_start
 from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
@@ -43,4 +44,5 @@ __all__ = [
     "sweep_start",
     "sweep_studies",
     "train_finals",
+    "write_environment",
 ]

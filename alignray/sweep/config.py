@@ -22,6 +22,7 @@ from alignray.errors import ConfigurationError, DataError
 from alignray.models import build_model
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
+from alignray.tracking import without_password
 from alignray.trial import TrialConfig
 
 _FAMILY = "model.family"
@@ -97,6 +98,13 @@ class DataConfig:
     part: tuple[Part, ...] = ("train",)
     synthetic: SyntheticConfig = SyntheticConfig()
     digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if "://" in self.source and self.source != without_password(self.source):
+            raise ConfigurationError(
+                f"data.source: expected a URL without a password, for it is written down with the sweep, got "
+                f"{without_password(self.source)!r} with one; fsspec takes it from the environment or its configuration"
+            )
 
     def load(self) -> Panel:
         """Read the panel.
@@ -209,6 +217,7 @@ class ResourceConfig:
         time_budget_s: Seconds after which the search stops; None for no limit.
         gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold; None
             for no limit.
+        spool_limit_mb: MB of events that wait for MLflow on disk; beyond, trials wait too.
     """
 
     cpus_per_trial: float = 1.0
@@ -220,6 +229,7 @@ class ResourceConfig:
     checkpoints_kept: int = 2
     time_budget_s: float | None = None
     gpu_hours: float | None = None
+    spool_limit_mb: float = 1_000.0
 
     def __post_init__(self) -> None:
         require_above("resources.cpus_per_trial", self.cpus_per_trial, 0)
@@ -230,6 +240,7 @@ class ResourceConfig:
         require_at_least("resources.checkpoint_every", self.checkpoint_every, 1)
         require_at_least("resources.checkpoints_kept", self.checkpoints_kept, 1)
         require_above("resources.time_budget_s", self.time_budget_s, 0)
+        require_above("resources.spool_limit_mb", self.spool_limit_mb, 0)
         if self.gpu_hours is not None and not (self.gpu_hours > 0 and self.gpus_per_trial > 0):
             raise ConfigurationError(
                 f"resources.gpu_hours: expected a number above 0 and trials on GPUs, got {self.gpu_hours} with "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from alignray.configuration import flatten, from_plain, replace_at, to_plain
 from alignray.search import Proposal
 from alignray.sweep.config import SweepConfig
+from alignray.sweep.environment import command_line
 from alignray.sweep.manifest import Manifest
 from alignray.tracking import SWEEP_KEY, RunEnd, RunStart
 from alignray.trial import TrialConfig
@@ -21,7 +23,12 @@ _TAG_LENGTH = 5_000
 def sweep_start(manifest: Manifest) -> RunStart:
     """The sweep's own run, the parent of the others, begins or goes on."""
     params = {name: value for name, value in flatten(to_plain(manifest.config)).items() if value is not None}
-    tags = _tags(manifest, "sweep", manifest.name) | {_DIGEST: manifest.data["digest"]}
+    tags = _tags(manifest, "sweep", manifest.name) | {
+        _DIGEST: manifest.data["digest"],
+        "alignray.command": command_line(),
+        "alignray.host": socket.gethostname(),
+        "alignray.versions": " ".join(f"{name}={version}" for name, version in manifest.versions.items()),
+    }
     text = json.dumps(to_plain(manifest.config))
     for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
         tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]
@@ -63,7 +70,8 @@ def final_key(arm: str) -> str:
 
 
 def _tags(manifest: Manifest, kind: str, name: str) -> dict[str, str]:
-    return {
+    code = {} if manifest.git_commit is None else {"mlflow.source.git.commit": manifest.git_commit}
+    return code | {
         "alignray.kind": kind,
         "alignray.sweep": manifest.name,
         "alignray.template": manifest.config.template,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from alignray.errors import ConfigurationError, InvalidArgumentError
 from alignray.models import ModelConfig, build_model, sees_era
 
-
 _ROWS_AT_ONCE = 1 << 12
 """The rows that a CPU runs through a network at a time: enough to make little of what each operation costs beside its
 arithmetic, few enough that what one layer writes is in the cache for the next. Members share an operation up to here,
