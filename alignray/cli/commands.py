@@ -13,6 +13,8 @@ _TRACKING = click.option(
 )
 _ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.  [default: this machine]")
 
+_QUIET = click.option("--quiet", is_flag=True, help="Show the result alone, no progress and no warnings.")
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -42,6 +44,7 @@ class Duration(click.ParamType[float]):
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
+@_QUIET
 @_STORAGE
 @_TRACKING
 def run(
@@ -53,11 +56,13 @@ def run(
     address: str | None,
     settings: tuple[str, ...],
     dry_run: bool,
+    quiet: bool,
     storage: str,
     tracking_uri: str | None,
 ) -> None:
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
-    from alignray.cli.show import print_estimate, print_plan, print_result, watch
+    from alignray.cli.progress import watch
+    from alignray.cli.show import print_estimate, print_plan, print_result
     from alignray.configuration import replace_at, set_from_text
     from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
@@ -85,7 +90,7 @@ def run(
                 raise
             click.echo(f"measured  not, on this machine: {error}")
         return
-    with watch() as progress:
+    with watch(quiet=quiet) as progress:
         result = run_sweep(
             config, name=name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress
         )
@@ -95,14 +100,16 @@ def run(
 @click.command()
 @click.argument("name")
 @_ADDRESS
+@_QUIET
 @_STORAGE
 @_TRACKING
-def resume(name: str, address: str | None, storage: str, tracking_uri: str | None) -> None:
+def resume(name: str, address: str | None, quiet: bool, storage: str, tracking_uri: str | None) -> None:
     """Go on with the sweep NAME where it was interrupted."""
-    from alignray.cli.show import print_result, watch
+    from alignray.cli.progress import watch
+    from alignray.cli.show import print_result
     from alignray.launch import resume_sweep
 
-    with watch() as progress:
+    with watch(quiet=quiet) as progress:
         result = resume_sweep(name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress)
     print_result(result)
 
@@ -128,6 +135,19 @@ def compare(name: str, page: Path | None, storage: str, tracking_uri: str | None
         if not page.absolute().parent.is_dir():
             raise click.UsageError(f"--html: no folder {page.absolute().parent}")
         click.echo(f"page        {write_page(result, page)}")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("trial")
+@_STORAGE
+def logs(name: str, trial: str, storage: str) -> None:
+    """Show what TRIAL (aligned-3, aligned-final) of the sweep NAME wrote about itself."""
+    from alignray.sweep import Manifest, read_log
+
+    folder = Path(storage).resolve() / name
+    Manifest.load(folder)
+    click.echo(read_log(folder, trial), nl=False)
 
 
 @click.command()

@@ -4,7 +4,8 @@ from alignray.sweep.cluster import ray_cluster, require_gpus
 from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
 from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import sweep_start
-from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
+from alignray.sweep.finals import FinalResult, interval, load_finals, seal, train_finals
+from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
@@ -24,9 +25,11 @@ __all__ = [
     "Snapshot",
     "SweepConfig",
     "estimate",
+    "interval",
     "load_finals",
     "place",
     "ray_cluster",
+    "read_log",
     "require_gpus",
     "run_search",
     "seal",

@@ -15,6 +15,7 @@ from alignray.checkpoint import CheckpointHistory
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.config import SchedulerConfig
 from alignray.sweep.progress import Snapshot
+from alignray.trial import PARTS, SECONDS
 
 _METRIC = "score"
 
@@ -118,7 +119,8 @@ class ArmSearcher(Searcher):
 
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
-            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])
+            seconds = {part: result[name] for part in PARTS if (name := f"{SECONDS}/{part}") in result}
+            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC], seconds)
 
     def _changed(self) -> None:
         self._on_change(snapshot(self._studies, self._trials, self._scored))
@@ -146,14 +148,17 @@ def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snaps
     """Where the search stands, from the studies."""
     counts: dict[str, dict[str, int]] = {}
     best: dict[str, float] = {}
+    seconds = dict.fromkeys(PARTS, 0.0)
     for arm, study in studies.items():
         counts[arm] = {}
         for row in study.rows():
+            for part, taken in row.seconds.items():
+                seconds[part] += taken
             counts[arm][row.state] = counts[arm].get(row.state, 0) + 1
             if row.value is not None and row.state != "failed":
                 better = max if study.maximises else min
                 best[arm] = better(best.get(arm, row.value), row.value)
-    return Snapshot(trials * len(studies), counts, best, metric)
+    return Snapshot(trials * len(studies), counts, best, metric, seconds)
 
 
 class PerArmScheduler(FIFOScheduler):
