@@ -116,17 +116,23 @@ def resume(name: str, address: str | None, quiet: bool, storage: str, tracking_u
 
 @click.command()
 @click.argument("name")
+@click.argument("other", required=False)
 @click.option(
     "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to this file too."
 )
 @_STORAGE
 @_TRACKING
-def compare(name: str, page: Path | None, storage: str, tracking_uri: str | None) -> None:  # noqa: ARG001
-    """Show the arms of the sweep NAME side by side."""
-    from alignray.cli.show import print_result
+def compare(name: str, other: str | None, page: Path | None, storage: str, tracking_uri: str | None) -> None:  # noqa: ARG001
+    """Show the arms of the sweep NAME side by side; or, arm by arm, what the sweep OTHER has over it."""
+    from alignray.cli.show import print_across, print_result
     from alignray.errors import SweepError
-    from alignray.launch import open_result, write_page
+    from alignray.launch import compare_sweeps, open_result, write_page
 
+    if other is not None:
+        if page is not None:
+            raise click.UsageError("--html: expected one sweep, whose page is written; got two")
+        print_across(name, other, compare_sweeps(name, other, storage=storage))
+        return
     result = open_result(name, storage=storage)
     if result.comparison.empty:
         raise SweepError(f"sweep {name!r} has no comparison yet; finish it: alignray resume {name}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from alignray.report import BASELINE, BASIS, difference_text, holdout_text, odds_text, validation_text, verdicts
+from alignray.report import BASELINE, BASIS, difference_text, holdout_text, odds_text, short, validation_text, verdicts
 from alignray.sweep import Estimate, SweepConfig
 from alignray.trial import METRICS, Demand
 
@@ -26,9 +26,7 @@ _ABOUT_P = (
 
 def print_result(result: SweepResult) -> None:
     """The comparison, and where the rest is."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    console = _console()
     comparison = result.comparison
     arms = list(dict.fromkeys(comparison["arm"]))
     first = comparison.iloc[0]
@@ -50,6 +48,29 @@ def print_result(result: SweepResult) -> None:
         ("runs", f"alignray ui {result.name}"),
     ):
         console.print(f"{label:<11} {value}", highlight=False, soft_wrap=True)
+
+
+def print_across(first: str, second: str, table: pd.DataFrame) -> None:
+    """What the second of two sweeps has over the first."""
+    console = _console()
+    narrow, arms = console.width < _WIDE, list(dict.fromkeys(table["arm"]))
+    shown = _table(f"{second} against {first}, era by era on the {table.iloc[0]['eras']} holdout eras of both", arms)
+    cells = table.set_index(["metric", "arm"])
+    for metric in METRICS:
+        rows = [cells.loc[(metric, arm)] for arm in arms]
+        shown.add_row(metric, *(_folded(difference_text(row), narrow) for row in rows))
+        shown.add_row("", *(f"{short(row['first'])} → {short(row['second'])}" for row in rows), style="dim")
+        if any(odds := [odds_text(row) for row in rows]):
+            shown.add_row("", *(text.replace(", ", "\n") if narrow else text for text in odds), style="dim")
+    console.print(shown)
+    note = f"Brackets: {table.iloc[0]['level']:.0%} intervals of the difference over the eras, by block bootstrap."
+    console.print(note, style="dim", highlight=False)
+    console.print(_ABOUT_P, style="dim", highlight=False)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _holdout_table(name: str, comparison: pd.DataFrame, arms: list[str], *, narrow: bool) -> Table:

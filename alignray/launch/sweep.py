@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from alignray.data import Panel
 from alignray.errors import SweepError, WorkError
-from alignray.report import comparison_table, trials_table, verdicts, write_comparison, write_report
+from alignray.report import compare_across, comparison_table, trials_table, verdicts, write_comparison, write_report
 from alignray.serving import log_models
 from alignray.sweep import (
     FinalResult,
@@ -172,6 +172,17 @@ def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
     """
     folder = Path(storage).resolve() / name
     return _result(folder, Manifest.load(folder))
+
+
+def compare_sweeps(first: str, second: str, *, storage: str | Path = "runs") -> pd.DataFrame:
+    """What the second of two finished sweeps has over the first; see `alignray.report.compare_across`.
+
+    Raises:
+        SweepError: There is no such sweep, or the two cannot be compared.
+    """
+    manifests = [Manifest.load(Path(storage).resolve() / name) for name in (first, second)]
+    finals = [load_finals(Path(storage).resolve() / manifest.name, manifest) for manifest in manifests]
+    return compare_across((manifests[0], finals[0]), (manifests[1], finals[1]))
 
 
 def write_page(result: SweepResult, path: Path) -> Path:

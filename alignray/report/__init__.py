@@ -1,5 +1,6 @@
 """Finished sweeps as tables and pages."""
 
+from alignray.report.across import compare_across
 from alignray.report.page import (
     BASIS,
     difference_text,
@@ -14,6 +15,7 @@ from alignray.report.tables import BASELINE, comparison_table, paired, trials_ta
 __all__ = [
     "BASELINE",
     "BASIS",
+    "compare_across",
     "comparison_table",
     "difference_text",
     "holdout_text",

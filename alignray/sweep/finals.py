@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,10 @@ class FinalResult:
         """The final run's name within the sweep."""
         return final_key(self.arm)
 
+    def on(self, eras: Sequence[str]) -> FinalResult:
+        """The same on some of the holdout's eras, by their labels and in their order."""
+        return replace(self, scores=self.scores.on(eras))
+
     def by_era(self, metric: str) -> npt.NDArray[np.float64]:
         """A metric of each holdout era, the mean over the members that have one, ``[eras]``."""
         return mean(self.scores.series[metric].T)
@@ -97,7 +101,9 @@ def interval(scores: Scores, metric: str, level: float, *, against: Scores | Non
 
     def of(scores: Scores, eras: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         # Eras are drawn for all members at once: members that share an era share its luck.
-        return mean(np.moveaxis(summary(scores.series[metric][:, eras]), 0, -1))
+        series = scores.series[metric]
+        members = _means(series, eras) if summary is mean else np.moveaxis(summary(series[:, eras]), 0, -1)
+        return mean(members)
 
     def statistic(eras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         drawn = eras.astype(np.int64)
@@ -107,6 +113,22 @@ def interval(scores: Scores, metric: str, level: float, *, against: Scores | Non
     return block_bootstrap(
         eras, statistic=statistic, block=default_block(len(eras)), seed=_SEED_OF_INTERVALS, level=level
     )
+
+
+def _means(series: npt.NDArray[np.float64], eras: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The mean of each member ``[R, E]`` over drawn eras ``[..., n]``, ``[..., R]``; NaN where none has a score.
+
+    An era counts as often as it was drawn, so that two matrix products stand for gathering every draw: a table of four
+    arms takes tenths of a second instead of many seconds.
+    """
+    R, E = series.shape
+    rows = eras.reshape(-1, eras.shape[-1])
+    drawn = np.bincount((rows + E * np.arange(len(rows))[:, None]).ravel(), minlength=len(rows) * E)
+    counts = drawn.reshape(len(rows), E).astype(np.float64)
+    scored = ~np.isnan(series)
+    with np.errstate(invalid="ignore"):
+        means = (counts @ np.where(scored, series, 0.0).T) / (counts @ scored.T)
+    return np.asarray(means.reshape(*eras.shape[:-1], R))
 
 
 def train_finals(
@@ -274,7 +296,7 @@ def _train_final(
         record = {"config": to_plain(config), "schema": to_plain(sealed.schema), "best_epoch": trial.best_epoch}
         home.mkdir(parents=True, exist_ok=True)
         Checkpoint(members.state(), record).save(home / _MODEL)
-        _save(
+        save_final(
             FinalResult(
                 config.objective, config, home / _MODEL, validation, trial.best_epoch, scores, calibration, seconds
             ),
@@ -283,8 +305,9 @@ def _train_final(
         log.write(f"scored on {sealed.num_eras} holdout eras as it was after epoch {trial.best_epoch}")
 
 
-def _save(result: FinalResult, home: Path) -> None:
+def save_final(result: FinalResult, home: Path) -> None:
     """Write a result beside its model, whole or not at all; `load_final` reads it."""
+    home.mkdir(parents=True, exist_ok=True)
     calibration = result.calibration
     stored = {
         "config": to_plain(result.config),
