@@ -15,9 +15,10 @@ from alignray.data import Panel
 from alignray.errors import SweepError
 from alignray.launch.templates import NAME
 from alignray.launch.tracked import FLUSH_S, tracked
-from alignray.report import comparison_table, trials_table, write_comparison, write_report
+from alignray.report import compare_across, comparison_table, trials_table, verdicts, write_comparison, write_report
 from alignray.serving import log_models
 from alignray.sweep import (
+    FinalResult,
     Manifest,
     Placed,
     Progress,
@@ -57,8 +58,9 @@ class SweepResult:
         name: Its name.
         folder: Its folder.
         tracking_uri: The MLflow store that holds its runs, without its password.
-        trials: One row a trial: arm, number, state, value, epochs, reason, and its point of the space.
+        trials: One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space.
         comparison: One row an arm and metric: value, low, high, and what they rest on.
+        metric: What the search looked at.
     """
 
     name: str
@@ -66,6 +68,7 @@ class SweepResult:
     tracking_uri: str
     trials: pd.DataFrame
     comparison: pd.DataFrame
+    metric: str
 
 
 def run_sweep(
@@ -171,10 +174,27 @@ def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
     return _result(folder, Manifest.load(folder))
 
 
+def compare_sweeps(first: str, second: str, *, storage: str | Path = "runs") -> pd.DataFrame:
+    """What the second of two finished sweeps has over the first; see `alignray.report.compare_across`.
+
+    Raises:
+        SweepError: There is no such sweep, or the two cannot be compared.
+    """
+    manifests = [Manifest.load(Path(storage).resolve() / name) for name in (first, second)]
+    finals = [load_finals(Path(storage).resolve() / manifest.name, manifest) for manifest in manifests]
+    return compare_across((manifests[0], finals[0]), (manifests[1], finals[1]))
+
+
 def write_page(result: SweepResult, path: Path) -> Path:
     """Write the report of a finished sweep to a file of one's choice."""
     manifest = Manifest.load(result.folder)
-    return write_report(manifest, load_finals(result.folder, manifest), result.trials, result.comparison, path)
+    return _write_page(manifest, load_finals(result.folder, manifest), result, path)
+
+
+def _write_page(manifest: Manifest, finals: list[FinalResult], result: SweepResult, path: Path) -> Path:
+    studies = sweep_studies(result.folder, manifest)
+    importances = {arm: study.importance() for arm, study in studies.items()}
+    return write_report(manifest, finals, result.trials, result.comparison, path, importances=importances)
 
 
 def _require_gpus(config: SweepConfig, address: str | None) -> None:
@@ -211,8 +231,8 @@ def _execute(
         progress.phase("writing the comparison")
         result = _result(folder, manifest)
         csv = write_comparison(result.comparison, folder)
-        page = write_report(manifest, finals, result.trials, result.comparison, folder / "report.html")
-        left = _log_results(tracker, manifest, [csv, page, folder / "manifest.json"])
+        page = _write_page(manifest, finals, result, folder / "report.html")
+        left = _log_results(tracker, manifest, result.comparison, [csv, page, folder / "manifest.json"])
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:
@@ -220,12 +240,14 @@ def _execute(
     return result
 
 
-def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path]) -> str:
+def _log_results(tracker: TrackerHandle, manifest: Manifest, comparison: pd.DataFrame, files: list[Path]) -> str:
     """Hand the comparison to MLflow, and wait for it; what keeps it, or empty."""
+    found = verdicts(comparison, manifest.config.trial.scoring.metric)
     description = (
         f"Sweep **{manifest.name}** of template `{manifest.config.template}`: the arms "
         f"{', '.join(manifest.config.arms)}, {manifest.config.search.trials} trials each. "
-        "The comparison on the sealed holdout is in the artifacts: `report.html`, `comparison.csv`."
+        "The comparison on the sealed holdout is in the artifacts: `report.html`, `comparison.csv`.\n\n"
+        + "".join(f"- {verdict}\n" for verdict in found)
     )
     note = RunNote(key=SWEEP_KEY, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
     tracker.log.remote([note])
@@ -236,7 +258,8 @@ def _result(folder: Path, manifest: Manifest) -> SweepResult:
     studies = sweep_studies(folder, manifest)
     trials = trials_table([row for study in studies.values() for row in study.rows()])
     comparison = comparison_table(manifest, load_finals(folder, manifest), trials)
-    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison)
+    metric = manifest.config.trial.scoring.metric
+    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison, metric)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from a defined part of the record, and then put down in it, whole.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
@@ -29,7 +30,11 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-_REASON = "reason"
+_REASON, _SECONDS = "reason", "seconds"
+
+
+FEWEST_FOR_IMPORTANCE = 20
+"""Finished trials of an arm below which nothing is said of its fields' importance."""
 
 
 def trial_key(arm: str, number: int) -> str:
@@ -69,6 +74,7 @@ class TrialRow:
         epochs: Epochs reported.
         reason: Why it failed, or None.
         values: Its point of the space.
+        seconds: What its epochs took, by part.
     """
 
     arm: str
@@ -78,6 +84,7 @@ class TrialRow:
     epochs: int
     reason: str | None
     values: Mapping[str, Value]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class ArmStudy:
@@ -133,11 +140,19 @@ class ArmStudy:
         """Trials proposed so far, whatever became of them."""
         return len(self._frozen())
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """Record a trial's best score after an epoch; an epoch that is already recorded is left as it is."""
+    def report(self, number: int, epoch: int, value: float, seconds: Mapping[str, float] | None = None) -> None:
+        """Record a trial's best score after an epoch, and what the epoch took, by part.
+
+        An epoch that is already recorded is left as it is: one that is trained again after a crash counts once.
+        """
         trial = self._trial(number)
-        if epoch not in self._study._storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(value, epoch)
+        frozen = self._study._storage.get_trial(trial._trial_id)
+        if epoch in frozen.intermediate_values:
+            return
+        trial.report(value, epoch)
+        if seconds:
+            spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
+            trial.set_user_attr(_SECONDS, {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()})
 
     def complete(self, number: int, value: float) -> None:
         """A trial ran to its own end with that best score."""
@@ -176,6 +191,7 @@ class ArmStudy:
                     epochs=max(steps, default=0),
                     reason=trial.user_attrs.get(_REASON),
                     values=self._values(trial),
+                    seconds=trial.user_attrs.get(_SECONDS, {}),
                 )
             )
         return rows
@@ -183,6 +199,27 @@ class ArmStudy:
     def curves(self) -> dict[int, dict[int, float]]:
         """The scores reported so far, by trial and epoch."""
         return {trial.number: dict(trial.intermediate_values) for trial in self._frozen()}
+
+    def importance(self) -> dict[str, float]:
+        """How much each field has to do with being among the best tenth of the finished trials; adds up to 1.
+
+        By PED-ANOVA (Watanabe, Bansal & Hutter 2023, PED-ANOVA: Efficiently quantifying hyperparameter importance in
+        arbitrary subspaces, doi:10.24963/ijcai.2023/488). A field that exists under a condition is looked at among the
+        trials that have it. Empty where fewer than ``FEWEST_FOR_IMPORTANCE`` trials finished.
+        """
+        finished = self._frozen(states=(TrialState.COMPLETE,))
+        if len(finished) < FEWEST_FOR_IMPORTANCE:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = {
+            path: evaluator.evaluate(self._study, params=[path])[path]
+            for path in self._space.distributions
+            if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
+        }
+        total = sum(found.values())
+        return {path: share / total for path, share in found.items()} if total > 0 else {}
 
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)

@@ -12,7 +12,8 @@ from alignray.sweep.config import (
 from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import config_of_tags, sweep_start
-from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
+from alignray.sweep.finals import FinalResult, interval, load_finals, seal, train_finals
+from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
@@ -34,9 +35,11 @@ __all__ = [
     "SyntheticConfig",
     "config_of_tags",
     "estimate",
+    "interval",
     "load_finals",
     "place",
     "ray_cluster",
+    "read_log",
     "require_gpus",
     "run_search",
     "seal",

@@ -14,6 +14,7 @@ from alignray.checkpoint import CheckpointHistory
 from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.progress import Snapshot
+from alignray.trial import PARTS, SECONDS
 
 _METRIC = "score"
 
@@ -166,8 +167,9 @@ class ArmSearcher(Searcher):
 
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
-            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])
-            self._standing.report(proposal, result[_METRIC])
+            seconds = {part: result[name] for part in PARTS if (name := f"{SECONDS}/{part}") in result}
+            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC], seconds)
+            self._standing.report(proposal, result[_METRIC], seconds)
 
     def _changed(self) -> None:
         self._on_change(self._standing.snapshot())
@@ -188,9 +190,11 @@ class _Standing:
         self._counts = {arm: Counter[str]() for arm in studies}
         self._best: dict[str, float] = {}
         self._running: dict[str, dict[int, float]] = {arm: {} for arm in studies}
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         for study in studies.values():
             for row in study.rows():
                 self._counts[row.arm][row.state] += 1
+                self._spend(row.seconds)
                 if row.value is not None and row.state == "running":
                     self._running[row.arm][row.number] = row.value
                 elif row.value is not None and row.state != "failed":
@@ -200,9 +204,10 @@ class _Standing:
         """A trial of the arm begins that had never begun before."""
         self._counts[arm]["running"] += 1
 
-    def report(self, proposal: Proposal, score: float) -> None:
-        """A trial has that score by now."""
+    def report(self, proposal: Proposal, score: float, seconds: Mapping[str, float]) -> None:
+        """A trial has that score by now, after an epoch that took so long, by part."""
         self._running[proposal.arm][proposal.number] = score
+        self._spend(seconds)
 
     def end(self, proposal: Proposal, state: str) -> None:
         """A trial ended; what failed is no standing's best."""
@@ -223,7 +228,11 @@ class _Standing:
             for arm, running in self._running.items()
             if running or arm in self._best
         }
-        return Snapshot(self._total, counts, best, self._metric)
+        return Snapshot(self._total, counts, best, self._metric, dict(self._seconds))
+
+    def _spend(self, seconds: Mapping[str, float]) -> None:
+        for part, taken in seconds.items():
+            self._seconds[part] += taken
 
     def _beat(self, arm: str, score: float) -> None:
         self._best[arm] = self._better[arm](score, self._best.get(arm, score))

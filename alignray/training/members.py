@@ -185,7 +185,7 @@ class Members:
             itertools.repeat(None) if value is None else value.flatten(0, axis).split(eras)
             for value, axis in zip(given, (-3, -2), strict=False)
         ]
-        predictions = torch.cat([self._called(parameters, block) for block in zip(*blocks, strict=False)])
+        predictions: Tensor = torch.cat([self._called(parameters, block) for block in zip(*blocks, strict=False)])
         return predictions.unflatten(0, features.shape[:-2])
 
     def _called(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
