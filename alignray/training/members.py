@@ -186,7 +186,7 @@ class Members:
             for value, axis in zip(given, (-3, -2), strict=False)
         ]
         predictions: Tensor = torch.cat([self._called(parameters, block) for block in zip(*blocks, strict=False)])
-        return predictions.unflatten(0, features.shape[:-2])
+        return predictions.reshape(*features.shape[:-2], *predictions.shape[1:])
 
     def _called(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
         """The network with some parameters: `torch.func.functional_call`, whose generality costs a small one dear."""
