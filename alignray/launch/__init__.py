@@ -1,13 +1,17 @@
 """A whole sweep, from its configuration to its comparison."""
 
+from alignray.launch.audit import Audit, Line, audit
 from alignray.launch.from_run import sweep_of_run
 from alignray.launch.source import sweep_source
 from alignray.launch.sweep import Interrupted, SweepResult, open_result, resume_sweep, run_sweep, write_page
 from alignray.launch.templates import find_sweep, list_templates, new_template, write_template
 
 __all__ = [
+    "Audit",
     "Interrupted",
+    "Line",
     "SweepResult",
+    "audit",
     "find_sweep",
     "list_templates",
     "new_template",

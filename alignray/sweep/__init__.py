@@ -10,14 +10,15 @@ from alignray.sweep.config import (
     SyntheticConfig,
 )
 from alignray.sweep.estimation import Estimate, estimate
-from alignray.sweep.events import config_of_tags, sweep_start
-from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
+from alignray.sweep.events import config_of_tags, final_key, sweep_start
+from alignray.sweep.finals import FinalResult, final_files, load_finals, seal, train_finals
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
-from alignray.sweep.search import run_search, sweep_studies
+from alignray.sweep.search import JOURNAL, run_search, sweep_studies
 
 __all__ = [
+    "JOURNAL",
     "DataConfig",
     "Estimate",
     "FinalResult",
@@ -33,6 +34,8 @@ __all__ = [
     "SyntheticConfig",
     "config_of_tags",
     "estimate",
+    "final_files",
+    "final_key",
     "load_finals",
     "place",
     "ray_cluster",

@@ -13,8 +13,8 @@ from alignray.tracking.store import make_store
 _METRICS_A_REQUEST = 1_000  # MLflow's limits
 _PARAMS_A_REQUEST = 100
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens at runs, not at chat traces
-_KEY = "alignray.key"
-_SWEEP_ID = "alignray.sweep_id"
+KEY, SWEEP_ID = "alignray.key", "alignray.sweep_id"
+"""The tags by which a run is found again."""
 
 
 class MlflowWriter:
@@ -64,7 +64,7 @@ class MlflowWriter:
     def _start(self, event: RunStart) -> None:
         run_id = self.runs.get(event.key)
         if run_id is None:
-            tags = {**event.tags, _KEY: event.key, _SWEEP_ID: self._sweep_id}
+            tags = {**event.tags, KEY: event.key, SWEEP_ID: self._sweep_id}
             if event.parent is not None:
                 tags["mlflow.parentRunId"] = self.runs[event.parent]
             run = self._client.create_run(
@@ -101,9 +101,9 @@ class MlflowWriter:
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment_id], f"tags.`{_SWEEP_ID}` = '{self._sweep_id}'", page_token=token
+                [self._experiment_id], f"tags.`{SWEEP_ID}` = '{self._sweep_id}'", page_token=token
             )
-            runs |= {run.data.tags[_KEY]: run.info.run_id for run in page}
+            runs |= {run.data.tags[KEY]: run.info.run_id for run in page}
             token = page.token
             if not token:
                 return runs
