@@ -189,6 +189,11 @@ def final_config(manifest: Manifest, best: Proposal) -> TrialConfig:
     return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
 
 
+def final_files(folder: Path, arm: str) -> tuple[Path, Path]:
+    """The files of an arm's final model: its weights, and its scores on the holdout, which are written last."""
+    return folder / FOLDER / arm / _MODEL, folder / FOLDER / arm / _SCORES
+
+
 def load_finals(folder: Path, manifest: Manifest) -> list[FinalResult]:
     """The final results of a sweep, in the order of its arms; those not there yet are left out."""
     return [load_final(folder, arm) for arm in manifest.config.arms if (folder / FOLDER / arm / _SCORES).exists()]

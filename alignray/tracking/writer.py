@@ -22,8 +22,8 @@ from alignray.tracking.fitting import (
 from alignray.tracking.store import make_store
 
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens at runs, not at chat traces
-_KEY = "alignray.key"
-_SWEEP_ID = "alignray.sweep_id"
+KEY, SWEEP_ID = "alignray.key", "alignray.sweep_id"
+"""The tags by which a run is found again."""
 _WRITTEN_BY = "alignray.version"
 
 
@@ -124,7 +124,7 @@ class MlflowWriter:
 
     def _start(self, event: RunStart) -> None:
         if event.key not in self.runs:
-            tags = {_KEY: event.key, _SWEEP_ID: self._sweep_id}
+            tags = {KEY: event.key, SWEEP_ID: self._sweep_id}
             if event.parent in self.runs:
                 tags["mlflow.parentRunId"] = self.runs[event.parent]
             name = event.tags.get("mlflow.runName", event.key)
@@ -175,11 +175,11 @@ class MlflowWriter:
         while True:
             page = self._client.search_runs(
                 [self._experiment_id],
-                f"tags.`{_SWEEP_ID}` = '{self._sweep_id}'",
+                f"tags.`{SWEEP_ID}` = '{self._sweep_id}'",
                 run_view_type=ViewType.ACTIVE_ONLY,
                 page_token=token,
             )
-            runs |= {run.data.tags[_KEY]: run.info.run_id for run in page}
+            runs |= {run.data.tags[KEY]: run.info.run_id for run in page}
             token = page.token
             if not token:
                 return runs
