@@ -95,16 +95,17 @@ class MlflowWriter:
             if len(events) > 1:
                 middle = len(events) // 2
                 return self._sift(events[:middle]) + self._sift(events[middle:])
-            parts = events[0].parts()
-            if len(parts) > 1 and events[0].key in self._known(events[0]):
-                return [refused for part in parts for refused in self._sift([part])]
-            self.require_writable()  # or it is not the event that is refused
-            return [(events[0], one_line(error))]
+            return self._set_aside(events[0], one_line(error))
         return []
 
-    def _known(self, event: Event) -> Mapping[str, str]:
-        """The runs that parts of an event can be written to."""
-        return {event.key: ""} if isinstance(event, RunStart) else self.runs
+    def _set_aside(self, event: Event, why: str) -> list[tuple[Event, str]]:
+        """Apply the parts of a refused event that are not; the smallest that is refused is returned."""
+        parts = event.parts() if event.key in self.runs or isinstance(event, RunStart) else (event,)
+        refused = [each for part in parts if part != event for each in self._sift([part])]
+        if event in parts:  # it is one of its own parts where it has a single value
+            self.require_writable()  # or it is not the event that is refused
+            refused.append((event, why))
+        return refused
 
     def _apply(self, events: Sequence[Event]) -> None:
         metrics: dict[str, list[Metric]] = {}
