@@ -123,23 +123,30 @@ def run_sweep(
 def resume_sweep(
     name: str,
     *,
+    trials: int | None = None,
+    time_budget_s: float | None = None,
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Go on with a sweep that was interrupted: nothing that was finished is run again.
+    """Go on with a sweep that was interrupted, or that is to have more trials: nothing that was finished is run again.
+
+    An arm of a finished sweep whose best trial is another after more trials has a new final model trained and scored,
+    which is another look at the holdout; the other arms keep theirs.
 
     Args:
         name: The sweep's name.
+        trials: Trials of each arm, at least as many as it has; None leaves their number as it is.
+        time_budget_s: Seconds after which the search stops this time; None leaves the budget as it is.
         storage: The folder of the sweeps.
         address: The Ray cluster; see `run_sweep`.
         tracking_uri: The MLflow store; None for the one that the sweep began with.
         progress: Watches.
 
     Raises:
-        SweepError: There is no such sweep, it is running, its data have changed since, or this machine, which is the
-            cluster, has no GPU that trials ask for.
+        SweepError: There is no such sweep, it is running, it has more trials, its data have changed since, or this
+            machine, which is the cluster, has no GPU that trials ask for.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -148,9 +155,10 @@ def resume_sweep(
     manifest = Manifest.load(folder)
     _require_gpus(manifest.config, address)
     with _sole_driver(folder):
+        if trials is not None or time_budget_s is not None:
+            manifest = manifest.extended(trials, time_budget_s)
         if tracking_uri is not None:
             manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
-            manifest.save(folder)
         progress.phase(f"reading {manifest.config.data.source}")
         panel = manifest.config.data.load()
         if panel.digest != manifest.data["digest"]:
@@ -158,6 +166,7 @@ def resume_sweep(
                 f"sweep {name!r}: its data have changed since it began (digest {panel.digest[:12]}, "
                 f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
             )
+        manifest.save(folder)
         with ray_cluster(address):
             placed = _place(folder, manifest, panel, progress)
             del panel

@@ -20,7 +20,7 @@ from alignray.errors import WorkError
 from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
 from alignray.sweep.config import ResourceConfig
-from alignray.sweep.events import final_key, final_start, run_end
+from alignray.sweep.events import final_key, final_start, run_end, superseded
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
@@ -30,7 +30,7 @@ from alignray.trial import METRICS, Scores, Trial, TrialConfig, build_layer, sco
 from alignray.trial.unscored import by_name
 
 FOLDER = "final"
-_MODEL, _SCORES = "model.safetensors", "holdout.json"
+_MODEL, _SCORES, _ASIDE = "model.safetensors", "holdout.json", "superseded"
 _SEED_OF_INTERVALS = 0
 
 
@@ -45,6 +45,7 @@ class FinalResult:
         validation: Its validation metrics at its best epoch: ``val/…``.
         best_epoch: That epoch.
         scores: Its metrics on the holdout, by era and member.
+        generation: 1 for the arm's first final model; one more for each time that a longer search found a better trial.
     """
 
     arm: str
@@ -53,11 +54,12 @@ class FinalResult:
     validation: Mapping[str, float]
     best_epoch: int
     scores: Scores
+    generation: int = 1
 
     @property
     def key(self) -> str:
         """The final run's name within the sweep."""
-        return final_key(self.arm)
+        return final_key(self.arm, self.generation)
 
     def by_era(self, metric: str) -> npt.NDArray[np.float64]:
         """A metric of each holdout era, the mean over the members that have one, ``[eras]``."""
@@ -97,7 +99,7 @@ def train_finals(
     tracker: TrackerHandle,
     progress: Progress,
 ) -> tuple[Manifest, list[FinalResult]]:
-    """Train and score the final model of every arm that has none yet.
+    """Train and score the final model of every arm that has none yet, or whose best trial is another since.
 
     Args:
         folder: The sweep's folder.
@@ -118,27 +120,30 @@ def train_finals(
     import ray
 
     train = _remote(manifest.config.resources, folder / "tune" / "workers")
-    pending: dict[Any, str] = {}
+    pending: dict[Any, tuple[str, str]] = {}
     for arm, study in studies.items():
-        if (folder / FOLDER / arm / _SCORES).exists():
-            _report(load_final(folder, arm), manifest, tracker)  # a crash may have come between; it is taken once
-            continue
         best = study.best()
         assert best is not None  # the search has seen to it
         config = final_config(manifest, best)
-        ray.get(tracker.log.remote([final_start(manifest, best, config)]))
+        if not _outdated(folder, arm, config, tracker):
+            _report(load_final(folder, arm), manifest, tracker)  # a crash may have come between; it is taken once
+            continue
+        generation = _generation(folder, arm)
+        key = final_key(arm, generation)
+        ray.get(tracker.log.remote([final_start(manifest, best, config, key)]))
         manifest = manifest.with_look(arm)
         manifest.save(folder)
-        pending[train(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = arm
+        home = folder / FOLDER / arm
+        pending[train(config, panel, holdout, fold, home, key, tracker, generation)] = arm, key
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
-        arm = pending.pop(done)
+        arm, key = pending.pop(done)
         try:
             ray.get(done)
         except ray.exceptions.RayError as error:
             failures.append(f"{arm}: {getattr(error, 'cause', error)}")
-            tracker.log.remote([run_end(final_key(arm), "failed", failures[-1])])
+            tracker.log.remote([run_end(key, "failed", failures[-1])])
             continue
         _report(load_final(folder, arm), manifest, tracker)
         progress.phase(f"{arm}: the final model is scored on the holdout")
@@ -154,6 +159,25 @@ def final_config(manifest: Manifest, best: Proposal) -> TrialConfig:
     """The configuration of an arm's final model: its best trial's, with the holdout's members and seed."""
     config = replace_at(manifest.config.trial, {"objective": best.arm, **best.values})
     return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
+
+
+def _outdated(folder: Path, arm: str, config: TrialConfig, tracker: TrackerHandle) -> bool:
+    """Whether an arm lacks a final model of that configuration; one of another is put aside."""
+    home = folder / FOLDER / arm
+    if not (home / _SCORES).exists():
+        return True
+    final = load_final(folder, arm)
+    if to_plain(final.config) == to_plain(config):
+        return False
+    tracker.log.remote([superseded(final.key)])
+    aside = folder / FOLDER / _ASIDE
+    aside.mkdir(exist_ok=True)
+    home.rename(aside / f"{arm}-{final.generation}")
+    return True
+
+
+def _generation(folder: Path, arm: str) -> int:
+    return 1 + len(list((folder / FOLDER / _ASIDE).glob(f"{arm}-[0-9]*")))
 
 
 def load_finals(folder: Path, manifest: Manifest) -> list[FinalResult]:
@@ -179,6 +203,7 @@ def load_final(folder: Path, arm: str) -> FinalResult:
         validation=stored["validation"],
         best_epoch=stored["best_epoch"],
         scores=scores,
+        generation=stored.get("generation", 1),
     )
 
 
@@ -208,7 +233,14 @@ def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
 
 
 def _train_final(
-    config: TrialConfig, panel: Placed, holdout: Placed, fold: Fold, home: Path, key: str, tracker: TrackerHandle
+    config: TrialConfig,
+    panel: Placed,
+    holdout: Placed,
+    fold: Fold,
+    home: Path,
+    key: str,
+    tracker: TrackerHandle,
+    generation: int,
 ) -> None:
     """Runs on a worker: train on the last fold, keep the best epoch, score the holdout, write both files."""
     import ray
@@ -232,6 +264,7 @@ def _train_final(
     Checkpoint(members.state(), record).save(home / _MODEL)
     stored = {
         "config": to_plain(config),
+        "generation": generation,
         "best_epoch": trial.best_epoch,
         "validation": trial.best,
         "eras": list(scores.eras),

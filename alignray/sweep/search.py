@@ -122,7 +122,7 @@ def run_search(
         max_failures=config.resources.max_failures,
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
-    if searcher.remaining and not manifest.holdout_looks:
+    if searcher.remaining and manifest.searching:
         if shortage := _shortage(config.resources):
             progress.warn(f"{shortage}; the search waits until there are more")
         scheduler = PerArmScheduler(
