@@ -11,7 +11,6 @@ from alignray.sweep.manifest import Manifest
 from alignray.tracking import SWEEP_KEY, RunEnd, RunNote, RunStart
 from alignray.trial import TrialConfig
 
-
 _EXTENDED = ("search.trials", "resources.time_budget_s")
 
 

@@ -35,6 +35,7 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
     return open_studies(
         folder / JOURNAL,
         sweep=manifest.name,
+        sweep_id=manifest.id,
         arms=config.arms,
         space=config.space,
         template=config.space.values_of(config.trial),
