@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from alignray.data import Panel
 from alignray.errors import StorageError, SweepError, WorkError
-from alignray.report import comparison_table, trials_table, write_comparison, write_report
+from alignray.report import comparison_table, trials_table, write_comparison, write_paired, write_report
 from alignray.serving import log_models
 from alignray.sweep import (
     Manifest,
@@ -216,8 +216,9 @@ def _execute(folder: Path, manifest: Manifest, placed: Mapping[str, Placed], pro
         progress.phase("writing the comparison")
         result = _result(folder, manifest)
         csv = write_comparison(result.comparison, folder)
+        paired = write_paired(manifest, result.trials, folder) if manifest.config.search.paired else []
         page = write_report(manifest, finals, result.trials, result.comparison, folder / "report.html")
-        left = _log_results(tracker, manifest, [csv, page, folder / "manifest.json"])
+        left = _log_results(tracker, manifest, [csv, *paired, page, folder / "manifest.json"])
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:

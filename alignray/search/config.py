@@ -27,6 +27,8 @@ class SearchConfig:
             cluster's size where the sweep begins: see docs/search.md.
         storage: ``postgresql://USER@HOST:PORT/DATABASE``, without the password, which PGPASSWORD or ~/.pgpass gives;
             None for the file ``optuna.journal`` in the sweep's folder.
+        paired: Whether every configuration is trained under every arm, so that arms can be compared configuration by
+            configuration: for samplers that do not learn, and a scheduler that stops none.
         grid_points: Values that ``grid`` tries of a field of numbers, evenly spaced from end to end.
     """
 
@@ -37,6 +39,7 @@ class SearchConfig:
     lag: int | None = None
     storage: str | None = None
     grid_points: int = 5
+    paired: bool = False
 
     def __post_init__(self) -> None:
         require_at_least("search.trials", self.trials, 1)
@@ -46,6 +49,12 @@ class SearchConfig:
         require_at_least("search.lag", self.lag, 0)
         require_storage(self.storage)
         require_at_least("search.grid_points", self.grid_points, 1)
+        if self.paired and SAMPLERS[self.sampler].learns:
+            blind = ", ".join(name for name, sampler in SAMPLERS.items() if not sampler.learns)
+            raise ConfigurationError(
+                f"search.sampler: expected one of {blind}, as search.paired asks for the same points in every arm; "
+                f"{self.sampler!r} learns from how each arm's trials end"
+            )
 
     def require_space(self, space: Space) -> None:
         """Check that the sampler can search the space, for so many trials.
