@@ -176,7 +176,7 @@ def _against_mlflow(row: TrialRow, run: _Run | None) -> Iterator[str]:
 def _final(
     folder: Path, manifest: Manifest, arm: str, runs: Mapping[str, _Run] | None, running: bool
 ) -> Iterator[Line]:
-    key, looks = final_key(arm), manifest.holdout_looks.get(arm, 0)
+    key, looks = final_key(arm, generation(folder, arm)), manifest.holdout_looks.get(arm, 0)
     model, scores = final_files(folder, arm)
     run = None if runs is None else runs.get(key)
     if not scores.exists() and not looks and run is None:

@@ -12,7 +12,7 @@ from alignray.sweep.config import (
 from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import config_of_tags, final_key, sweep_start
-from alignray.sweep.finals import FinalResult, final_files, interval, load_finals, seal, train_finals
+from alignray.sweep.finals import FinalResult, final_files, generation, interval, load_finals, seal, train_finals
 from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
@@ -38,6 +38,7 @@ __all__ = [
     "estimate",
     "final_files",
     "final_key",
+    "generation",
     "interval",
     "load_finals",
     "place",
