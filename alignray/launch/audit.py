@@ -19,7 +19,7 @@ from typing import Any
 
 from alignray.errors import SweepError
 from alignray.search import TrialRow, trial_key
-from alignray.sweep import JOURNAL, Manifest, final_files, final_key, sweep_studies
+from alignray.sweep import JOURNAL, Manifest, final_files, final_key, generation, sweep_studies
 from alignray.tracking import SWEEP_KEY, resolve_tracking_uri, with_password, without_secrets
 
 _OF_PROPOSAL = re.compile(r"proposal=Proposal_arm_(\w+)_number_(\d+)_")
