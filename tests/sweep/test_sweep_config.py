@@ -214,3 +214,16 @@ def test_how_many_trials_fit_on_eight_cores_and_two_gpus(resources, slots):
 
 def test_threads_are_whole_cores():
     assert [ar.ResourceConfig(cpus_per_trial=cpus).threads for cpus in (0.5, 1, 2.9)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("source", ["s3://key:secret@bucket/shards", "https://host/shards?token=secret"])
+def test_a_password_in_the_data_s_address_is_refused_and_not_shown(source):
+    with pytest.raises(ConfigurationError, match=r"data\.source: expected a URL without a password") as caught:
+        ar.DataConfig(source=source)
+    assert "secret" not in str(caught.value)
+    assert ar.DataConfig(source="s3://bucket/shards?versionId=3").source.endswith("=3")
+
+
+def test_the_spool_has_a_limit_above_nothing():
+    with pytest.raises(ConfigurationError, match=r"resources\.spool_limit_mb"):
+        ar.ResourceConfig(spool_limit_mb=0)

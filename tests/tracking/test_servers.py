@@ -1,4 +1,4 @@
-"""MLflow behind HTTP, with and without passwords, on SQLite and on PostgreSQL: all arrives once, or the sweep does not begin."""
+"""MLflow behind HTTP, with a password and without, on SQLite and on PostgreSQL."""
 
 import os
 import shutil
@@ -110,7 +110,7 @@ def test_a_user_who_may_only_read_is_told_so(server, welcome, monkeypatch):
     assert made.ok, made.text
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "reads-and-reads")
-    with pytest.raises(SweepError, match="Permission denied|PERMISSION_DENIED"):
+    with pytest.raises(SweepError, match=r"Permission denied|PERMISSION_DENIED"):
         require_access(welcome)
 
 
