@@ -15,6 +15,10 @@ _ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.
 
 _QUIET = click.option("--quiet", is_flag=True, help="Show the result alone, no progress and no warnings.")
 
+_REGISTER = click.option(
+    "--register", metavar="NAME", help="Register the final models in MLflow as versions of NAME, each arm its alias."
+)
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -44,6 +48,7 @@ class Duration(click.ParamType[float]):
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
+@_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
@@ -56,6 +61,7 @@ def run(
     address: str | None,
     settings: tuple[str, ...],
     dry_run: bool,
+    register: str | None,
     quiet: bool,
     storage: str,
     tracking_uri: str | None,
@@ -92,7 +98,13 @@ def run(
         return
     with watch(quiet=quiet) as progress:
         result = run_sweep(
-            config, name=name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress
+            config,
+            name=name,
+            storage=storage,
+            address=address,
+            tracking_uri=tracking_uri,
+            register=register,
+            progress=progress,
         )
     print_result(result)
 
@@ -100,17 +112,22 @@ def run(
 @click.command()
 @click.argument("name")
 @_ADDRESS
+@_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
-def resume(name: str, address: str | None, quiet: bool, storage: str, tracking_uri: str | None) -> None:
+def resume(
+    name: str, address: str | None, register: str | None, quiet: bool, storage: str, tracking_uri: str | None
+) -> None:
     """Go on with the sweep NAME where it was interrupted."""
     from alignray.cli.progress import watch
     from alignray.cli.show import print_result
     from alignray.launch import resume_sweep
 
     with watch(quiet=quiet) as progress:
-        result = resume_sweep(name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress)
+        result = resume_sweep(
+            name, storage=storage, address=address, tracking_uri=tracking_uri, register=register, progress=progress
+        )
     print_result(result)
 
 
@@ -154,6 +171,20 @@ def logs(name: str, trial: str, storage: str) -> None:
     folder = Path(storage).resolve() / name
     Manifest.load(folder)
     click.echo(read_log(folder, trial), nl=False)
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--data", required=True, help="The file: era, id, features; for decisions the factors too.")
+@click.option("--out", required=True, help="The CSV file to write.")
+@click.option("--decision", is_flag=True, help="Write the solver's decisions instead of ranked predictions.")
+@_TRACKING
+def predict(run_id: str, data: str, out: str, decision: bool, tracking_uri: str | None) -> None:
+    """Write what the final model of the MLflow run RUN_ID predicts of the rows of a file, as Numerai takes it."""
+    from alignray.serving import predict_file
+
+    table = predict_file(run_id, data, out, decision=decision, tracking_uri=tracking_uri)
+    click.echo(f"{out}: {len(table)} rows of {', '.join(table.columns)}")
 
 
 @click.command()

@@ -84,6 +84,7 @@ def run_sweep(
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
+    register: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Search, train the best of each arm afresh, score it once on the holdout, and compare.
@@ -94,6 +95,7 @@ def run_sweep(
         storage: The folder of the sweeps; on a cluster, one that every node sees.
         address: The Ray cluster: ``auto``, ``ray://host:port``; None starts one on this machine.
         tracking_uri: The MLflow store; None for ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db``.
+        register: MLflow's registered model that the final models become versions of, one an arm; None registers none.
         progress: Watches.
 
     Raises:
@@ -104,6 +106,7 @@ def run_sweep(
         WorkError: The work failed.
     """
     progress = progress or Silent()
+    _require_model_name(register)
     uri = resolve_tracking_uri(tracking_uri)
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
@@ -117,7 +120,7 @@ def run_sweep(
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)
             del panel  # the workers' copy is the only one of this node
-            return _execute(folder, manifest, placed, progress)
+            return _execute(folder, manifest, placed, progress, register)
 
 
 def resume_sweep(
@@ -126,6 +129,7 @@ def resume_sweep(
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
+    register: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Go on with a sweep that was interrupted: nothing that was finished is run again.
@@ -135,6 +139,7 @@ def resume_sweep(
         storage: The folder of the sweeps.
         address: The Ray cluster; see `run_sweep`.
         tracking_uri: The MLflow store; None for the one that the sweep began with.
+        register: See `run_sweep`.
         progress: Watches.
 
     Raises:
@@ -144,6 +149,7 @@ def resume_sweep(
         WorkError: The work failed.
     """
     progress = progress or Silent()
+    _require_model_name(register)
     folder = Path(storage).resolve() / name
     manifest = Manifest.load(folder)
     _require_gpus(manifest.config, address)
@@ -161,7 +167,7 @@ def resume_sweep(
         with ray_cluster(address):
             placed = _place(folder, manifest, panel, progress)
             del panel
-            return _execute(folder, manifest, placed, progress)
+            return _execute(folder, manifest, placed, progress, register)
 
 
 def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
@@ -211,7 +217,9 @@ def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -
     return place({"searched": searched, "holdout": sealed}, folder / "shards", progress)
 
 
-def _execute(folder: Path, manifest: Manifest, placed: Mapping[str, Placed], progress: Progress) -> SweepResult:
+def _execute(
+    folder: Path, manifest: Manifest, placed: Mapping[str, Placed], progress: Progress, register: str | None
+) -> SweepResult:
     folds = manifest.config.split(manifest.data["eras"]).folds
     tracker = start_tracker(folder / "spool", manifest.tracking_uri, EXPERIMENT, manifest.id)
     with _tracked(folder, manifest, tracker):
@@ -229,7 +237,7 @@ def _execute(folder: Path, manifest: Manifest, placed: Mapping[str, Placed], pro
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:
-            log_models(manifest, finals, _written_runs(tracker))
+            log_models(manifest, finals, _written_runs(tracker), register)
     return result
 
 
@@ -308,6 +316,12 @@ def _sole_driver(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _require_model_name(register: str | None) -> None:
+    """Hours before MLflow would refuse it."""
+    if register is not None and not _NAME.fullmatch(register):
+        raise SweepError(f"register: expected at most 100 letters, digits, '.', '_' and '-', got {register!r}")
 
 
 def _free_folder(storage: Path, name: str) -> Path:
