@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -183,6 +184,7 @@ def predict(run_id: str, data: str, out: str, decision: bool, tracking_uri: str 
     """Write what the final model of the MLflow run RUN_ID predicts of the rows of a file, as Numerai takes it."""
     from alignray.serving import predict_file
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of a file that takes no time
     table = predict_file(run_id, data, out, decision=decision, tracking_uri=tracking_uri)
     click.echo(f"{out}: {len(table)} rows of {', '.join(table.columns)}")
 
