@@ -48,6 +48,7 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
+@click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
 @_REGISTER
 @_QUIET
@@ -61,6 +62,7 @@ def run(
     gpu_hours: float | None,
     address: str | None,
     settings: tuple[str, ...],
+    smoke: bool,
     dry_run: bool,
     register: str | None,
     quiet: bool,
@@ -76,6 +78,8 @@ def run(
     from alignray.sweep import estimate
 
     config = find_sweep(sweep)
+    if smoke:
+        config = config.smoke()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -199,10 +203,10 @@ def ui(name: str | None, port: int | None, open_browser: bool | None, storage: s
     """Start the MLflow UI on this machine's loopback, at the sweep NAME or at all of them."""
     from alignray.cli.mlflow_ui import serve
     from alignray.sweep import Manifest
-    from alignray.tracking import resolve_tracking_uri
+    from alignray.tracking import resolve_tracking_uri, with_password
 
     uri = resolve_tracking_uri(tracking_uri)
     if name is not None:
         manifest = Manifest.load(Path(storage).resolve() / name)
-        uri = manifest.tracking_uri if tracking_uri is None else uri
+        uri = with_password(manifest.tracking_uri) if tracking_uri is None else uri
     serve(uri, name, port=port, open_browser=open_browser)

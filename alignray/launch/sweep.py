@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignray.data import Panel
-from alignray.errors import SweepError, WorkError
+from alignray.errors import SweepError
+from alignray.launch.templates import NAME
+from alignray.launch.tracked import FLUSH_S, tracked
 from alignray.report import compare_across, comparison_table, trials_table, verdicts, write_comparison, write_report
 from alignray.serving import log_models
 from alignray.sweep import (
@@ -29,31 +30,24 @@ from alignray.sweep import (
     require_gpus,
     run_search,
     seal,
-    sweep_start,
+    settle_lag,
     sweep_studies,
     train_finals,
 )
 from alignray.tracking import (
-    EXPERIMENT,
     SWEEP_KEY,
-    RunEnd,
     RunNote,
     TrackerHandle,
+    require_access,
     resolve_tracking_uri,
-    start_tracker,
+    runs_of,
     wait_until_written,
+    with_password,
+    without_password,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FLUSH_S = 60.0
-_FLUSH_INTERRUPTED_S = 5.0
-
-
-class Interrupted(WorkError):
-    """The user stopped the sweep; what was finished is kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +57,7 @@ class SweepResult:
     Attributes:
         name: Its name.
         folder: Its folder.
-        tracking_uri: The MLflow store that holds its runs.
+        tracking_uri: The MLflow store that holds its runs, without its password.
         trials: One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space.
         comparison: One row an arm and metric: value, low, high, and what they rest on.
         metric: What the search looked at.
@@ -99,9 +93,10 @@ def run_sweep(
         progress: Watches.
 
     Raises:
+        ConfigurationError: A network of one's own cannot be imported or built.
         DataError: The panel cannot be read.
         SweepError: The name is taken, the folder cannot be written, the cluster does not answer, or this machine, which
-            is the cluster, has no GPU that trials ask for.
+            is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -111,16 +106,18 @@ def run_sweep(
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
     _require_gpus(sweep, address)
+    _require_access(uri, progress)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
     sweep.split(panel.num_eras)
+    sweep.require_models(panel.num_features)
     with ray_cluster(address):
-        manifest = Manifest.of(name, sweep, panel, uri)
+        manifest = Manifest.of(name, settle_lag(sweep), panel, without_password(uri))
         _create(folder, manifest)
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)
             del panel  # the workers' copy is the only one of this node
-            return _execute(folder, manifest, placed, progress, register)
+            return _execute(folder, manifest, placed, uri, progress, register)
 
 
 def resume_sweep(
@@ -138,13 +135,14 @@ def resume_sweep(
         name: The sweep's name.
         storage: The folder of the sweeps.
         address: The Ray cluster; see `run_sweep`.
-        tracking_uri: The MLflow store; None for the one that the sweep began with.
+        tracking_uri: The MLflow store; None for the one that the sweep began with. Its password is not kept, but taken
+            from ``MLFLOW_TRACKING_URI``, where that is the same store, or from where MLflow and databases look for it.
         register: See `run_sweep`.
         progress: Watches.
 
     Raises:
         SweepError: There is no such sweep, it is running, its data have changed since, or this machine, which is the
-            cluster, has no GPU that trials ask for.
+            cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -154,8 +152,10 @@ def resume_sweep(
     manifest = Manifest.load(folder)
     _require_gpus(manifest.config, address)
     with _sole_driver(folder):
+        uri = with_password(manifest.tracking_uri) if tracking_uri is None else resolve_tracking_uri(tracking_uri)
+        _require_access(uri, progress)
         if tracking_uri is not None:
-            manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
+            manifest = manifest.with_tracking(without_password(uri))
             manifest.save(folder)
         progress.phase(f"reading {manifest.config.data.source}")
         panel = manifest.config.data.load()
@@ -167,7 +167,7 @@ def resume_sweep(
         with ray_cluster(address):
             placed = _place(folder, manifest, panel, progress)
             del panel
-            return _execute(folder, manifest, placed, progress, register)
+            return _execute(folder, manifest, placed, uri, progress, register)
 
 
 def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
@@ -211,6 +211,12 @@ def _require_gpus(config: SweepConfig, address: str | None) -> None:
         require_gpus(config.resources)
 
 
+def _require_access(uri: str, progress: Progress) -> None:
+    """A store that will never take anything is told of at once; one that is away, as the sweep goes on."""
+    if away := require_access(uri):
+        progress.warn(f"MLflow at {without_password(uri)} does not answer ({away}); the sweep begins all the same")
+
+
 def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> dict[str, Placed]:
     split = manifest.config.split(panel.num_eras)
     searched, sealed = seal(panel, split.holdout, manifest.config.trial.split.embargo)
@@ -218,11 +224,10 @@ def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -
 
 
 def _execute(
-    folder: Path, manifest: Manifest, placed: Mapping[str, Placed], progress: Progress, register: str | None
+    folder: Path, manifest: Manifest, placed: Mapping[str, Placed], uri: str, progress: Progress, register: str | None
 ) -> SweepResult:
     folds = manifest.config.split(manifest.data["eras"]).folds
-    tracker = start_tracker(folder / "spool", manifest.tracking_uri, EXPERIMENT, manifest.id)
-    with _tracked(folder, manifest, tracker):
+    with tracked(folder, manifest, uri, progress) as tracker:
         progress.phase(f"searching {len(manifest.config.arms)} arms × {manifest.config.search.trials} trials")
         studies = run_search(folder, manifest, placed["searched"], folds, tracker, progress)
         progress.phase("training the best of each arm afresh")
@@ -237,41 +242,8 @@ def _execute(
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:
-            log_models(manifest, finals, _written_runs(tracker), register)
+            log_models(uri, finals, runs_of(tracker), register)
     return result
-
-
-@contextlib.contextmanager
-def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterator[None]:
-    """The sweep's parent run: begun, and ended as the work within ends."""
-    import ray
-
-    ray.get(tracker.log.remote([sweep_start(manifest)]))
-    try:
-        yield
-    except KeyboardInterrupt:
-        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C only cuts the wait for MLflow short
-            _end(tracker, "KILLED", _FLUSH_INTERRUPTED_S)
-        rows = [row for study in sweep_studies(folder, manifest).values() for row in study.rows()]
-        ended = sum(row.state != "running" for row in rows)
-        elsewhere = "" if folder.parent == Path("runs").resolve() else f" --storage {folder.parent}"
-        raise Interrupted(
-            f"stopped; {ended} trials are finished and kept. Go on with: alignray resume {manifest.name}{elsewhere}"
-        ) from None
-    except BaseException:
-        _end(tracker, "FAILED", _FLUSH_INTERRUPTED_S)
-        raise
-    left = _end(tracker, "FINISHED", _FLUSH_S)
-    if left:
-        raise WorkError(
-            f"the sweep is done, its result is in {folder}, but MLflow lacks some of it ({left}); the rest is kept in "
-            f"{folder / 'spool'}. When MLflow is back: alignray resume {manifest.name}"
-        )
-
-
-def _end(tracker: TrackerHandle, status: str, timeout_s: float) -> str:
-    tracker.log.remote([RunEnd(key=SWEEP_KEY, status=status)])
-    return wait_until_written(tracker, timeout_s)
 
 
 def _log_results(tracker: TrackerHandle, manifest: Manifest, comparison: pd.DataFrame, files: list[Path]) -> str:
@@ -285,14 +257,7 @@ def _log_results(tracker: TrackerHandle, manifest: Manifest, comparison: pd.Data
     )
     note = RunNote(key=SWEEP_KEY, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
     tracker.log.remote([note])
-    return wait_until_written(tracker, _FLUSH_S)
-
-
-def _written_runs(tracker: TrackerHandle) -> dict[str, str]:
-    import ray
-
-    runs: dict[str, str] = ray.get(tracker.run_ids.remote())
-    return runs
+    return wait_until_written(tracker, FLUSH_S)
 
 
 def _result(folder: Path, manifest: Manifest) -> SweepResult:
@@ -325,7 +290,7 @@ def _require_model_name(register: str | None) -> None:
 
 
 def _free_folder(storage: Path, name: str) -> Path:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SweepError(f"name: expected at most 100 letters, digits, '.', '_' and '-', got {name!r}")
     folder = storage.resolve() / name
     try:

@@ -43,8 +43,8 @@ def compare_across(
             raise SweepError(
                 f"{_names(first[0], second[0])}: their holdouts have no era in common; nothing can be paired"
             )
-        pair = before.on(eras), after.on(eras)
-        records += [{"arm": before.arm, "metric": metric, **_row(*pair, metric, level)} for metric in METRICS]
+        paired_on = before.on(eras), after.on(eras)
+        records += [{"arm": before.arm, "metric": metric, **_row(*paired_on, metric, level)} for metric in METRICS]
     if not records:
         raise SweepError(
             f"{_names(first[0], second[0])}: no arm has a final model in both; finish them, or choose others"

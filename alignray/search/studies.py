@@ -1,39 +1,28 @@
 """One Optuna study an arm: the record of truth of a sweep.
 
-The studies of a sweep live in one journal file that is only ever appended to, so a crash costs at most its last line.
+Proposals are not Optuna's `Study.ask` on that record, which shows a sampler whatever has ended by then: each is made
+from a defined part of the record, and then put down in it, whole.
 """
 
 from __future__ import annotations
 
-import os
+import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from alignray.configuration import require_at_least, require_one_of
+from alignray.search.config import SearchConfig
+from alignray.search.samplers import SAMPLERS, Sampler
 from alignray.search.space import Space, Value
+from alignray.search.storage import open_storage
 
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
-
-
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        # Jointly sampled groups are what conditional spaces need; Optuna may yet change how the option is called.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
-
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": _tpe,
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
-"""Every sampler by name, made from a seed."""
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -46,29 +35,6 @@ _REASON, _SECONDS = "reason", "seconds"
 
 FEWEST_FOR_IMPORTANCE = 20
 """Finished trials of an arm below which nothing is said of its fields' importance."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig:
-    """How the space is searched.
-
-    Attributes:
-        trials: Trials of each arm.
-        sampler: A row of ``SAMPLERS``.
-        initial_points: Trials of each arm, the first ones, at points that are the same for every arm: the template's
-            own values, then random ones.
-        seed: Seeds the points and the sampler.
-    """
-
-    trials: int = 8
-    sampler: str = "tpe"
-    initial_points: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least("search.trials", self.trials, 1)
-        require_one_of("search.sampler", self.sampler, SAMPLERS)
-        require_at_least("search.initial_points", self.initial_points, 1)
 
 
 def trial_key(arm: str, number: int) -> str:
@@ -122,38 +88,47 @@ class TrialRow:
 
 
 class ArmStudy:
-    """The study of one arm. Every change is in the journal before the call returns; one process writes.
+    """The study of one arm. Every change is in the storage before the call returns; one process writes.
 
     Args:
         study: The Optuna study.
         arm: The arm.
         space: The search space.
-        config: How it is searched.
+        sampler: Proposes.
+        lag: See `SearchConfig`.
     """
 
-    def __init__(self, study: optuna.Study, arm: str, space: Space, config: SearchConfig) -> None:
+    def __init__(self, study: optuna.Study, arm: str, space: Space, sampler: Sampler, lag: int) -> None:
         self.arm = arm
-        self._study, self._space, self._config = study, space, config
+        self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
+        self._running: dict[int, optuna.Trial] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether all trials have ended whose ends the next proposal depends on."""
+        trials = self._frozen()
+        if not self._lag or not self._sampler.looks_back(len(trials)):
+            return True
+        return all(trial.state.is_finished() for trial in self._seen(trials))
 
     def ask(self) -> Proposal:
-        """A new trial.
-
-        The sampler is made anew from the seed and the trial's number, so a proposal depends on them and on the trials
-        that have ended, not on how often the search was resumed.
-        """
-        self._seed_sampler(self.proposed)
-        return self._proposal(self._study.ask())
+        """A new trial; see `SearchConfig.lag` for what it depends on."""
+        trials = self._frozen()
+        number = len(trials)
+        point = self._sampler.propose(number, self._history(trials))
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(point.values),
+                distributions={path: self._space.distributions[path].to_optuna() for path in point.values},
+                system_attrs=dict(point.memory),
+            )
+        )
+        return Proposal(self.arm, number, point.values)
 
     def interrupted(self) -> list[Proposal]:
-        """Trials that were proposed and have not ended: after a crash, those to go on with.
-
-        A trial that a crash left with a part of its values is given the others.
-        """
-        proposals = []
-        for frozen in self._frozen(states=(TrialState.RUNNING,)):
-            self._seed_sampler(frozen.number)
-            proposals.append(self._proposal(optuna.Trial(self._study, frozen._trial_id)))
-        return proposals
+        """Trials that were proposed and have not ended: after a crash, those to go on with."""
+        return [Proposal(self.arm, trial.number, self._values(trial)) for trial in self._frozen((TrialState.RUNNING,))]
 
     @property
     def maximises(self) -> bool:
@@ -170,10 +145,10 @@ class ArmStudy:
 
         An epoch that is already recorded is left as it is: one that is trained again after a crash counts once.
         """
-        frozen = self._frozen()[number]
+        trial = self._trial(number)
+        frozen = self._study._storage.get_trial(trial._trial_id)
         if epoch in frozen.intermediate_values:
             return
-        trial = optuna.Trial(self._study, frozen._trial_id)
         trial.report(value, epoch)
         if seconds:
             spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
@@ -181,17 +156,16 @@ class ArmStudy:
 
     def complete(self, number: int, value: float) -> None:
         """A trial ran to its own end with that best score."""
-        self._study.tell(number, value)
+        self._tell(number, TrialState.COMPLETE, value)
 
     def prune(self, number: int) -> None:
         """The scheduler stopped a trial: it keeps its last recorded score, and is not taken for a finished one."""
-        self._study.tell(number, state=TrialState.PRUNED)
+        self._tell(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """A trial failed; no value of it reaches the sampler."""
-        frozen = self._frozen()[number]
-        optuna.Trial(self._study, frozen._trial_id).set_user_attr(_REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL)
+        self._trial(number).set_user_attr(_REASON, reason)
+        self._tell(number, TrialState.FAIL)
 
     def best(self) -> Proposal | None:
         """The finished trial with the best score; None where no trial finished."""
@@ -222,6 +196,10 @@ class ArmStudy:
             )
         return rows
 
+    def curves(self) -> dict[int, dict[int, float]]:
+        """The scores reported so far, by trial and epoch."""
+        return {trial.number: dict(trial.intermediate_values) for trial in self._frozen()}
+
     def importance(self) -> dict[str, float]:
         """How much each field has to do with being among the best tenth of the finished trials; adds up to 1.
 
@@ -246,11 +224,23 @@ class ArmStudy:
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
-    def _seed_sampler(self, number: int) -> None:
-        self._study.sampler = SAMPLERS[self._config.sampler](self._config.seed * 1_000_003 + number)
+    def _seen(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        """Those trials whose ends the next proposal depends on."""
+        return trials[: max(len(trials) + 1 - self._lag, 0)] if self._lag else trials
 
-    def _proposal(self, trial: optuna.Trial) -> Proposal:
-        return Proposal(self.arm, trial.number, self._space.suggest(trial))
+    def _history(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
+        seen = len(self._seen(trials))
+        return [trial if trial.number < seen else _as_running(trial) for trial in trials]
+
+    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
+        self._study.tell(number, value, state)
+        self._running.pop(number, None)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._running:
+            self._running[number] = optuna.Trial(self._study, self._frozen()[number]._trial_id)
+        return self._running[number]
 
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.
@@ -286,8 +276,16 @@ def open_studies(
     if not create and not journal.exists():
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _drop_unfinished_line(journal)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = open_storage(journal)
+    directions = [StudyDirection.MAXIMIZE if direction > 0 else StudyDirection.MINIMIZE]
+    sampler = SAMPLERS[config.sampler](
+        space,
+        seed=config.seed,
+        template=template,
+        initial_points=config.initial_points,
+        grid_points=config.grid_points,
+        directions=directions,
+    )
     known = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     studies: dict[str, ArmStudy] = {}
     for arm in arms:
@@ -295,32 +293,19 @@ def open_studies(
         if name in known:
             study = optuna.load_study(study_name=name, storage=storage)
         elif create:
-            study = optuna.create_study(
-                study_name=name, storage=storage, direction="maximize" if direction > 0 else "minimize"
-            )
+            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
         else:
             continue
-        queued = len(study.get_trials(deepcopy=False))
-        for point in _initial_points(space, template, config)[queued:] if create else []:
-            study.enqueue_trial(point)
-        studies[arm] = ArmStudy(study, arm, space, config)
+        studies[arm] = ArmStudy(study, arm, space, sampler, config.lag or 0)
     return studies
 
 
-def _drop_unfinished_line(journal: Path) -> None:
-    """Cut off the line that a crash cut short: Optuna would write on behind it, and could read no further."""
-    content = journal.read_bytes() if journal.exists() else b""
-    if not content or content.endswith(b"\n"):
-        return
-    lock = JournalFileSymlinkLock(str(journal))  # whoever is writing holds it: what is unfinished under it stays so
-    lock.acquire()
-    try:
-        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
-def _initial_points(space: Space, template: Mapping[str, Value], config: SearchConfig) -> list[dict[str, Value]]:
-    count = min(config.initial_points, config.trials)
-    dice = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
-    return [dict(template), *(space.suggest(dice.ask()) for _ in range(count - 1))]
+def _as_running(trial: FrozenTrial) -> FrozenTrial:
+    running = copy.copy(trial)
+    running.state, running.values, running.datetime_complete, running.intermediate_values = (
+        TrialState.RUNNING,
+        None,
+        None,
+        {},
+    )
+    return running

@@ -13,7 +13,7 @@ import pandas as pd
 
 from alignray import __version__
 from alignray.serving.model import TrainedModel
-from alignray.sweep import FinalResult, Manifest
+from alignray.sweep import FinalResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 MODEL_TAG = "alignray.model"
 """The tag of a final run that names its model."""
 
+_TAGS_OF_VERSIONS = ("alignray.objective", "alignray.sweep")
 _NEEDED = ("torch", "mlflow", "numpy", "pandas", "safetensors")
 
 
 def log_models(
-    manifest: Manifest, finals: Sequence[FinalResult], runs: Mapping[str, str], register: str | None = None
+    tracking_uri: str, finals: Sequence[FinalResult], runs: Mapping[str, str], register: str | None = None
 ) -> None:
     """Log every final model to its run, as a model that ``mlflow.pyfunc.load_model`` loads; those there are left.
 
     Args:
-        manifest: The sweep.
+        tracking_uri: The MLflow store.
         finals: The final results.
         runs: MLflow's run of each final model, by key.
         register: The registered model that they become versions of, if any: one version an arm, which the arm's name
@@ -39,14 +40,15 @@ def log_models(
     """
     import mlflow
 
-    client = mlflow.MlflowClient(manifest.tracking_uri)
-    mlflow.set_tracking_uri(manifest.tracking_uri)
+    client = mlflow.MlflowClient(tracking_uri)
+    mlflow.set_tracking_uri(tracking_uri)
     for final in finals:
         run_id = runs[final.key]
-        uri = client.get_run(run_id).data.tags.get(MODEL_TAG) or _log_model(final, run_id)
+        tags = client.get_run(run_id).data.tags
+        uri = tags.get(MODEL_TAG) or _log_model(final, run_id)
         client.set_tag(run_id, MODEL_TAG, uri)
         if register is not None:
-            _register(client, register, uri, run_id, {"alignray.objective": final.arm, "alignray.sweep": manifest.name})
+            _register(client, register, uri, run_id, {name: tags[name] for name in _TAGS_OF_VERSIONS})
 
 
 def _log_model(final: FinalResult, run_id: str) -> str:

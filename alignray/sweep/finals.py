@@ -28,18 +28,7 @@ from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
 from alignray.tracking import RunMetrics, TrackerHandle
 from alignray.training import Workers
-from alignray.trial import (
-    METRICS,
-    PARTS,
-    Calibration,
-    Scores,
-    Trial,
-    TrialConfig,
-    build_layer,
-    calibrate,
-    score,
-    seconds_by_part,
-)
+from alignray.trial import METRICS, PARTS, Calibration, Scores, Trial, TrialConfig, calibrate, seconds_by_part
 from alignray.trial.unscored import by_name
 
 FOLDER = "final"
@@ -285,17 +274,15 @@ def _train_final(
             if workers.rank == 0:
                 log.epoch(trial.epoch, trial.metric, metrics)
                 ray.get(tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
-        members, layer, started = trial.best_members(), build_layer(config), time.monotonic()
-        validation = score(members, layer, config.scoring, searched, fold.validation, workers)
-        sealed = holdout.fetch()
-        scores = score(members, layer, config.scoring, sealed, range(sealed.num_eras), workers)
+        started, sealed = time.monotonic(), holdout.fetch()
+        validation, scores = trial.score_on(searched, fold.validation), trial.score_on(sealed, range(sealed.num_eras))
         if workers.rank > 0:
             return
-        calibration = calibrate(members, sealed, range(sealed.num_eras))
+        calibration = calibrate(trial.best_members(), sealed, range(sealed.num_eras))
         seconds["scoring"] += time.monotonic() - started
         record = {"config": to_plain(config), "schema": to_plain(sealed.schema), "best_epoch": trial.best_epoch}
         home.mkdir(parents=True, exist_ok=True)
-        Checkpoint(members.state(), record).save(home / _MODEL)
+        Checkpoint(trial.best_members().state(), record).save(home / _MODEL)
         save_final(
             FinalResult(
                 config.objective, config, home / _MODEL, validation, trial.best_epoch, scores, calibration, seconds

@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from alignray.checkpoint import Checkpoint
-from alignray.errors import AlignrayError
+from alignray.errors import AlignrayError, StorageError
 from alignray.search import Proposal
 from alignray.sweep.config import ResourceConfig
 from alignray.sweep.trainable import TrialContext, begun, latest_of, standing
@@ -95,6 +95,8 @@ def drive_trial(config: Mapping[str, Any], *, context: TrialContext, resources: 
             name=f"{proposal.key}-{tune.get_context().get_trial_id()}-{os.getpid()}",
             callbacks=[TuneReportCallback()],
         )
+    except StorageError as error:
+        tune.report({"finished": False, "epoch": 0, "unwritable": str(error)})
     except AlignrayError as error:
         tune.report({"done": True, "finished": False, "epoch": 0, "failed": str(error)})
 

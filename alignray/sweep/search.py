@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from alignray.trial import METRICS
 if TYPE_CHECKING:
     from ray import tune
 
-    from alignray.sweep.searcher import ArmSearcher, LostWorkers
+    from alignray.sweep.schedulers import PerArmScheduler
+    from alignray.sweep.searcher import ArmSearcher
     from alignray.sweep.trainable import TrialContext
 
 JOURNAL = "optuna.journal"
@@ -41,6 +43,19 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
         direction=METRICS[config.trial.scoring.metric].direction,
         create=create,
     )
+
+
+def settle_lag(config: SweepConfig) -> SweepConfig:
+    """The sweep with the lag that the cluster's size asks for, where none is set.
+
+    Twice the trials of an arm that run at once: where trials take about as long as one another, no worker ever waits.
+    ASHA stops trials by the order in which they get on, so no lag would make its sweeps repeat: none then waits.
+    """
+    if config.search.lag is not None:
+        return config
+    at_once = math.ceil(_slots(config) / len(config.arms))
+    lag = 2 * at_once if config.scheduler.name == "fifo" else 0
+    return replace(config, search=replace(config.search, lag=lag))
 
 
 def run_search(
@@ -63,8 +78,10 @@ def run_search(
         WorkError: No trial of an arm ended with a score.
     """
     import ray
+    from ray import tune
 
-    from alignray.sweep.searcher import ArmSearcher, LostWorkers
+    from alignray.sweep.schedulers import PerArmScheduler
+    from alignray.sweep.searcher import ArmSearcher
     from alignray.sweep.trainable import TrialContext
 
     config = manifest.config
@@ -100,39 +117,45 @@ def run_search(
         trials=config.search.trials,
         metric=config.trial.scoring.metric,
         on_start=started,
-        on_damage=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
+        on_setback=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
         on_end=ended,
         on_change=lambda snapshot: progress.update(replace(snapshot, gpus=_gpus(config.resources))),
         history=context.history,
+        max_failures=config.resources.max_failures,
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
     if searcher.remaining and not manifest.holdout_looks:
         if shortage := _shortage(config.resources):
             progress.warn(f"{shortage}; the search waits until there are more")
-        _tuner(config, context, searcher, LostWorkers(progress.warn), folder / "tune").fit()
+        scheduler = PerArmScheduler(
+            config.scheduler,
+            {arm: study.curves() for arm, study in studies.items()},
+            epochs=config.trial.training.epochs,
+            direction=METRICS[config.trial.scoring.metric].direction,
+        )
+        try:
+            _tuner(config, context, searcher, scheduler, folder / "tune").fit()
+        except tune.TuneError as error:
+            raise (searcher.failure or error) from None
     _require_scores(studies)
     return studies
 
 
 def _tuner(
-    config: SweepConfig, context: TrialContext, searcher: ArmSearcher, lost: LostWorkers, folder: Path
+    config: SweepConfig,
+    context: TrialContext,
+    searcher: ArmSearcher,
+    scheduler: PerArmScheduler,
+    folder: Path,
 ) -> tune.Tuner:
     from ray import tune
 
-    from alignray.sweep.searcher import PerArmScheduler
-
-    scheduler = PerArmScheduler(
-        config.scheduler,
-        config.arms,
-        epochs=config.trial.training.epochs,
-        direction=METRICS[config.trial.scoring.metric].direction,
-    )
     return tune.Tuner(
         _trainable(config.resources, context, folder),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler if config.scheduler.name == "asha" else None,
-            num_samples=searcher.remaining,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher says when it is over
             max_concurrent_trials=_slots(config),
             time_budget_s=_time_budget(config),
             reuse_actors=config.resources.workers_per_trial == 1,
@@ -140,9 +163,8 @@ def _tuner(
         run_config=tune.RunConfig(
             name=_attempt(folder),
             storage_path=str(folder),
-            failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts lost trials again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[lost],
             verbose=0,
         ),
     )

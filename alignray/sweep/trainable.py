@@ -16,7 +16,7 @@ from ray import tune
 from alignray.checkpoint import Checkpoint, CheckpointHistory
 from alignray.configuration import replace_at
 from alignray.data import Fold
-from alignray.errors import AlignrayError
+from alignray.errors import AlignrayError, StorageError
 from alignray.search import Proposal
 from alignray.sweep.log import TrialLog
 from alignray.sweep.placement import Placed
@@ -64,12 +64,19 @@ class TrialContext:
         return TrialLog(self.folder, key)
 
     def keep(self, trial: Trial, key: str, metrics: Mapping[str, float]) -> None:
-        """Keep what an epoch came to: its metrics, and from time to time a checkpoint."""
-        # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
-        ray.get(self.tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
-        self.log(key).epoch(trial.epoch, trial.metric, metrics)
-        if not trial.finished and trial.epoch % self.checkpoint_every == 0:
-            self.history(key).save(trial.checkpoint(), trial.epoch)
+        """Keep what an epoch came to: its metrics, and from time to time a checkpoint.
+
+        Raises:
+            StorageError: It cannot be written. That is no fault of the trial, and no other worker would fare better.
+        """
+        try:
+            # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
+            ray.get(self.tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
+            self.log(key).epoch(trial.epoch, trial.metric, metrics)
+            if not trial.finished and trial.epoch % self.checkpoint_every == 0:
+                self.history(key).save(trial.checkpoint(), trial.epoch)
+        except OSError as error:
+            raise StorageError(str(getattr(error, "cause", error))) from error  # the cause, of what Ray passes on
 
 
 class TrialTrainable(tune.Trainable):
@@ -101,7 +108,7 @@ class TrialTrainable(tune.Trainable):
         Returns:
             ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler), ``seconds/…`` (of
             the epoch, by part); or ``failed``. After a resume once also ``damaged``: what was wrong with checkpoints
-            that were passed over.
+            that were passed over. Where the epoch cannot be kept, ``unwritable``: why.
         """
         epoch = 0
         if self._trial is not None:
@@ -113,7 +120,10 @@ class TrialTrainable(tune.Trainable):
         if self._trial is None:
             free_memory()  # the process may go on with another trial, and shares its GPU with others
             return {"done": True, "finished": False, "epoch": epoch, "failed": self._reason}
-        self._context.keep(self._trial, self._key, metrics)
+        try:
+            self._context.keep(self._trial, self._key, metrics)
+        except StorageError as error:
+            return {"finished": False, "epoch": self._trial.epoch, "unwritable": str(error)}
         damaged, self._damaged = self._damaged, None
         return {"done": self._trial.finished, **standing(self._trial, metrics, damaged)}
 
