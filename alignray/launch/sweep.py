@@ -285,7 +285,7 @@ def _sole_driver(folder: Path) -> Iterator[None]:
 
 def _require_model_name(register: str | None) -> None:
     """Hours before MLflow would refuse it."""
-    if register is not None and not _NAME.fullmatch(register):
+    if register is not None and not NAME.fullmatch(register):
         raise SweepError(f"register: expected at most 100 letters, digits, '.', '_' and '-', got {register!r}")
 
 

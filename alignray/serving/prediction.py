@@ -84,16 +84,11 @@ def load_model(run_id: str, tracking_uri: str | None = None) -> TrainedModel:
         SweepError: There is no such run, it is not that of a final model, or its model was not logged.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
+
+    from alignray.tracking.reading import open_store, read_run
 
     uri = resolve_tracking_uri(tracking_uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise SweepError(f"no MLflow store at {uri.removeprefix('sqlite:///')}; name one with --tracking-uri")
-    client = mlflow.MlflowClient(uri)
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise SweepError(f"no run {run_id!r} in the MLflow store {uri}; `alignray ui` shows the runs") from error
+    run = read_run(open_store(uri), run_id)
     if MODEL_TAG not in run.data.tags:
         raise SweepError(_no_model(run))
     mlflow.set_tracking_uri(uri)

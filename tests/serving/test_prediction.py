@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -40,7 +43,9 @@ COST = ar.Quadratic(1.0) + ar.SoftL1(0.05, width=0.02) + ar.FactorPenalty(0.1)
 
 @pytest.fixture(scope="module")
 def panel() -> Panel:
-    return datasets.synthetic(num_eras=12, rows=30, num_features=5, seed=0)
+    panel = datasets.synthetic(num_eras=12, rows=30, num_features=5, seed=0)
+    names = tuple(f"feature_{number}" for number in range(5))
+    return replace(panel, schema=replace(panel.schema, features=names, factors=names))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +166,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(frame, predict, tmp_path,
 
 
 def test_runs_that_have_no_model_are_refused(logged, tmp_path):
-    with pytest.raises(SweepError, match="no run 'nowhere' in the MLflow store"):
+    with pytest.raises(SweepError, match="run 'nowhere': not in the MLflow store"):
         load_model("nowhere", logged.uri)
     with pytest.raises(SweepError, match="is a trial, expected a final model's"):
         load_model(logged.trial, logged.uri)
@@ -198,16 +203,16 @@ def _served(port: int, rows: pd.DataFrame, server: subprocess.Popen[bytes]) -> l
             time.sleep(0.5)
 
 
-@pytest.mark.slow
 def test_the_model_is_served_over_http(logged, frame, panel, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["mlflow", "models", "serve", "-m", logged.model_uri, "--env-manager", "local", "-h", "127.0.0.1"]
+    bin_folder = Path(sys.executable).parent  # where mlflow looks for its server, once an environment is activated
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", *command, "-p", str(port)],
-            env={**os.environ, "MLFLOW_TRACKING_URI": logged.uri},
+            env={**os.environ, "MLFLOW_TRACKING_URI": logged.uri, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -216,5 +221,6 @@ def test_the_model_is_served_over_http(logged, frame, panel, tmp_path):
         rows = frame[list(panel.schema.features)].astype("int32").head(40)
         np.testing.assert_allclose(_served(port, rows, server), logged.model.predict(rows), rtol=1e-6)
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
