@@ -116,22 +116,38 @@ def run(
 
 @click.command()
 @click.argument("name")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials of each arm, at least as many as it has.")
+@click.option("--time-budget", type=Duration(), help="Stop the search after 90s, 30m, 2h, … of this time.")
 @_ADDRESS
 @_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
 def resume(
-    name: str, address: str | None, register: str | None, quiet: bool, storage: str, tracking_uri: str | None
+    name: str,
+    trials: int | None,
+    time_budget: float | None,
+    address: str | None,
+    register: str | None,
+    quiet: bool,
+    storage: str,
+    tracking_uri: str | None,
 ) -> None:
-    """Go on with the sweep NAME where it was interrupted."""
+    """Go on with the sweep NAME where it was interrupted, or with more trials."""
     from alignray.cli.progress import watch
     from alignray.cli.show import print_result
     from alignray.launch import resume_sweep
 
     with watch(quiet=quiet) as progress:
         result = resume_sweep(
-            name, storage=storage, address=address, tracking_uri=tracking_uri, register=register, progress=progress
+            name,
+            trials=trials,
+            time_budget_s=time_budget,
+            storage=storage,
+            address=address,
+            tracking_uri=tracking_uri,
+            register=register,
+            progress=progress,
         )
     print_result(result)
 

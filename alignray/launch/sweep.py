@@ -15,7 +15,15 @@ from alignray.data import Panel
 from alignray.errors import SweepError
 from alignray.launch.templates import NAME
 from alignray.launch.tracked import FLUSH_S, tracked
-from alignray.report import compare_across, comparison_table, trials_table, verdicts, write_comparison, write_report
+from alignray.report import (
+    compare_across,
+    comparison_table,
+    trials_table,
+    verdicts,
+    write_comparison,
+    write_paired,
+    write_report,
+)
 from alignray.serving import log_models
 from alignray.sweep import (
     FinalResult,
@@ -123,16 +131,23 @@ def run_sweep(
 def resume_sweep(
     name: str,
     *,
+    trials: int | None = None,
+    time_budget_s: float | None = None,
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
     register: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Go on with a sweep that was interrupted: nothing that was finished is run again.
+    """Go on with a sweep that was interrupted, or that is to have more trials: nothing that was finished is run again.
+
+    An arm of a finished sweep whose best trial is another after more trials has a new final model trained and scored,
+    which is another look at the holdout; the other arms keep theirs.
 
     Args:
         name: The sweep's name.
+        trials: Trials of each arm, at least as many as it has; None leaves their number as it is.
+        time_budget_s: Seconds after which the search stops this time; None leaves the budget as it is.
         storage: The folder of the sweeps.
         address: The Ray cluster; see `run_sweep`.
         tracking_uri: The MLflow store; None for the one that the sweep began with. Its password is not kept, but taken
@@ -141,8 +156,8 @@ def resume_sweep(
         progress: Watches.
 
     Raises:
-        SweepError: There is no such sweep, it is running, its data have changed since, or this machine, which is the
-            cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
+        SweepError: There is no such sweep, it is running, it has more trials, its data have changed since, or this
+            machine, which is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -152,11 +167,12 @@ def resume_sweep(
     manifest = Manifest.load(folder)
     _require_gpus(manifest.config, address)
     with _sole_driver(folder):
+        if trials is not None or time_budget_s is not None:
+            manifest = manifest.extended(trials, time_budget_s)
         uri = with_password(manifest.tracking_uri) if tracking_uri is None else resolve_tracking_uri(tracking_uri)
         _require_access(uri, progress)
         if tracking_uri is not None:
             manifest = manifest.with_tracking(without_password(uri))
-            manifest.save(folder)
         progress.phase(f"reading {manifest.config.data.source}")
         panel = manifest.config.data.load()
         if panel.digest != manifest.data["digest"]:
@@ -164,6 +180,7 @@ def resume_sweep(
                 f"sweep {name!r}: its data have changed since it began (digest {panel.digest[:12]}, "
                 f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
             )
+        manifest.save(folder)
         with ray_cluster(address):
             placed = _place(folder, manifest, panel, progress)
             del panel
@@ -237,8 +254,9 @@ def _execute(
         progress.phase("writing the comparison")
         result = _result(folder, manifest)
         csv = write_comparison(result.comparison, folder)
+        paired = write_paired(manifest, result.trials, folder) if manifest.config.search.paired else []
         page = _write_page(manifest, finals, result, folder / "report.html")
-        left = _log_results(tracker, manifest, result.comparison, [csv, page, folder / "manifest.json"])
+        left = _log_results(tracker, manifest, result.comparison, [csv, *paired, page, folder / "manifest.json"])
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:

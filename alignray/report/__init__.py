@@ -10,6 +10,7 @@ from alignray.report.page import (
     validation_text,
     write_report,
 )
+from alignray.report.paired import paired_summary, paired_table, write_paired
 from alignray.report.tables import BASELINE, comparison_table, paired, trials_table, verdicts, write_comparison
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     "holdout_text",
     "odds_text",
     "paired",
+    "paired_summary",
+    "paired_table",
     "short",
     "trials_table",
     "validation_text",
     "verdicts",
     "write_comparison",
+    "write_paired",
     "write_report",
 ]

@@ -82,9 +82,13 @@ def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: 
 
 def write_comparison(comparison: pd.DataFrame, folder: Path) -> Path:
     """Write ``comparison.csv``, whole or not at all."""
-    path = folder / "comparison.csv"
-    partial = path.with_name("comparison.csv.partial")
-    comparison.to_csv(partial, index=False)
+    return write_table(comparison, folder / "comparison.csv")
+
+
+def write_table(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    table.to_csv(partial, index=False)
     partial.replace(path)
     return path
 

@@ -17,6 +17,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from alignray.errors import SweepError
 from alignray.search.config import SearchConfig
 from alignray.search.samplers import SAMPLERS, Sampler
 from alignray.search.space import Space, Value
@@ -30,7 +31,7 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-_REASON, _SECONDS = "reason", "seconds"
+_REASON, _SECONDS, _SWEEP = "reason", "seconds", "sweep"
 
 
 FEWEST_FOR_IMPORTANCE = 20
@@ -251,6 +252,7 @@ def open_studies(
     journal: Path,
     *,
     sweep: str,
+    sweep_id: str,
     arms: Sequence[str],
     space: Space,
     template: Mapping[str, Value],
@@ -261,8 +263,9 @@ def open_studies(
     """Open the studies of a sweep.
 
     Args:
-        journal: The journal file.
+        journal: The journal file, where the search has no other storage.
         sweep: The sweep's name; the study of an arm is called ``sweep/arm``.
+        sweep_id: What tells the sweep from another of its name.
         arms: The arms.
         space: The search space, the same for every arm.
         template: The template's own point of the space.
@@ -272,11 +275,14 @@ def open_studies(
 
     Returns:
         The studies by arm.
+
+    Raises:
+        SweepError: The storage cannot be reached, or holds another sweep of that name.
     """
-    if not create and not journal.exists():
+    if not create and config.storage is None and not journal.exists():
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(journal)
+    storage = open_storage(config.storage, journal)
     directions = [StudyDirection.MAXIMIZE if direction > 0 else StudyDirection.MINIMIZE]
     sampler = SAMPLERS[config.sampler](
         space,
@@ -292,8 +298,11 @@ def open_studies(
         name = f"{sweep}/{arm}"
         if name in known:
             study = optuna.load_study(study_name=name, storage=storage)
+            if study.user_attrs.get(_SWEEP) not in (None, sweep_id):
+                raise SweepError(f"{config.storage} holds another sweep {sweep!r} already; choose another --name")
         elif create:
             study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+            study.set_user_attr(_SWEEP, sweep_id)
         else:
             continue
         studies[arm] = ArmStudy(study, arm, space, sampler, config.lag or 0)

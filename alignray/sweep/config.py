@@ -333,6 +333,11 @@ class SweepConfig:
             )
         self.space.require_fit(self.trial)
         self.search.require_space(self.space)
+        if self.search.paired and self.scheduler.name != "fifo":
+            raise ConfigurationError(
+                f"scheduler.name: expected fifo, as search.paired compares whole trials; got {self.scheduler.name!r}, "
+                "which stops an arm's trial and lets another arm's go on"
+            )
         for name in ("sobolev", "own_order"):
             asked = getattr(self.trial.training, name) or f"training.{name}" in self.space.distributions
             if asked and self.resources.workers_per_trial > 1:

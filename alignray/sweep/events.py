@@ -12,12 +12,13 @@ from alignray.search import Proposal
 from alignray.sweep.config import SweepConfig
 from alignray.sweep.environment import command_line
 from alignray.sweep.manifest import Manifest
-from alignray.tracking import SWEEP_KEY, RunEnd, RunStart
+from alignray.tracking import SWEEP_KEY, RunEnd, RunNote, RunStart
 from alignray.trial import TrialConfig
 
 _CONFIG, _DIGEST = "alignray.config", "alignray.data_digest"
 _TAG_LENGTH = 5_000
 """Characters of a tag: no store of MLflow takes fewer, and a configuration has about 2,500."""
+_EXTENDED = ("search.trials", "resources.time_budget_s")
 
 
 def sweep_start(manifest: Manifest) -> RunStart:
@@ -32,6 +33,8 @@ def sweep_start(manifest: Manifest) -> RunStart:
     text = json.dumps(to_plain(manifest.config))
     for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
         tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]
+    if manifest.extensions:  # MLflow keeps the params that a run began with, and refuses others
+        tags |= {f"alignray.{name}": str(params.pop(name, None)) for name in _EXTENDED}
     return RunStart(key=SWEEP_KEY, tags=tags, params=params)
 
 
@@ -52,9 +55,8 @@ def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> 
     return _child_start(manifest, proposal.key, tags, config, context="training")
 
 
-def final_start(manifest: Manifest, best: Proposal, config: TrialConfig) -> RunStart:
+def final_start(manifest: Manifest, best: Proposal, config: TrialConfig, key: str) -> RunStart:
     """The run of an arm's final model begins or goes on; ``best`` is the trial that it is trained after."""
-    key = final_key(best.arm)
     return _child_start(manifest, key, _tags(manifest, "final", key) | _arm_tags(best), config, context="holdout")
 
 
@@ -64,9 +66,14 @@ def run_end(key: str, state: str, reason: str | None = None) -> RunEnd:
     return RunEnd(key=key, status="FAILED" if state == "failed" else "FINISHED", tags=tags)
 
 
-def final_key(arm: str) -> str:
-    """The name of an arm's final run within its sweep."""
-    return f"{arm}-final"
+def final_key(arm: str, generation: int) -> str:
+    """The name of an arm's final run within its sweep; from the second on they are numbered."""
+    return f"{arm}-final" if generation == 1 else f"{arm}-final-{generation}"
+
+
+def superseded(key: str) -> RunNote:
+    """A final model is no longer that of its arm's best trial."""
+    return RunNote(key=key, tags={"alignray.superseded": "true"})
 
 
 def _tags(manifest: Manifest, kind: str, name: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from alignray.errors import WorkError
 from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
 from alignray.sweep.config import ResourceConfig
-from alignray.sweep.events import final_key, final_start, run_end
+from alignray.sweep.events import final_key, final_start, run_end, superseded
 from alignray.sweep.log import TrialLog
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
@@ -32,7 +32,7 @@ from alignray.trial import METRICS, PARTS, Calibration, Scores, Trial, TrialConf
 from alignray.trial.unscored import by_name
 
 FOLDER = "final"
-_MODEL, _SCORES = "model.safetensors", "holdout.json"
+_MODEL, _SCORES, _ASIDE = "model.safetensors", "holdout.json", "superseded"
 _SEED_OF_INTERVALS = 0
 
 
@@ -49,6 +49,7 @@ class FinalResult:
         scores: Its metrics on the holdout, likewise.
         calibration: What it predicted of the holdout against what came to be.
         seconds: What its training and scoring took, by part.
+        generation: 1 for the arm's first final model; one more for each time that a longer search found a better trial.
     """
 
     arm: str
@@ -59,11 +60,12 @@ class FinalResult:
     scores: Scores
     calibration: Calibration
     seconds: Mapping[str, float]
+    generation: int = 1
 
     @property
     def key(self) -> str:
         """The final run's name within the sweep."""
-        return final_key(self.arm)
+        return final_key(self.arm, self.generation)
 
     def on(self, eras: Sequence[str]) -> FinalResult:
         """The same on some of the holdout's eras, by their labels and in their order."""
@@ -130,7 +132,7 @@ def train_finals(
     tracker: TrackerHandle,
     progress: Progress,
 ) -> tuple[Manifest, list[FinalResult]]:
-    """Train and score the final model of every arm that has none yet.
+    """Train and score the final model of every arm that has none yet, or whose best trial is another since.
 
     Args:
         folder: The sweep's folder.
@@ -151,27 +153,30 @@ def train_finals(
     import ray
 
     train = _remote(manifest.config.resources, folder / "tune" / "workers")
-    pending: dict[Any, str] = {}
+    pending: dict[Any, tuple[str, str]] = {}
     for arm, study in studies.items():
-        if (folder / FOLDER / arm / _SCORES).exists():
-            _report(load_final(folder, arm), manifest, tracker)  # a crash may have come between; it is taken once
-            continue
         best = study.best()
         assert best is not None  # the search has seen to it
         config = final_config(manifest, best)
-        ray.get(tracker.log.remote([final_start(manifest, best, config)]))
+        if not _outdated(folder, arm, config, tracker):
+            _report(load_final(folder, arm), manifest, tracker)  # a crash may have come between; it is taken once
+            continue
+        number = generation(folder, arm)
+        key = final_key(arm, number)
+        ray.get(tracker.log.remote([final_start(manifest, best, config, key)]))
         manifest = manifest.with_look(arm)
         manifest.save(folder)
-        pending[train(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = arm
+        home = folder / FOLDER / arm
+        pending[train(config, panel, holdout, fold, home, key, tracker, number)] = arm, key
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
-        arm = pending.pop(done)
+        arm, key = pending.pop(done)
         try:
             ray.get(done)
         except ray.exceptions.RayError as error:
             failures.append(f"{arm}: {getattr(error, 'cause', error)}")
-            tracker.log.remote([run_end(final_key(arm), "failed", failures[-1])])
+            tracker.log.remote([run_end(key, "failed", failures[-1])])
             continue
         _report(load_final(folder, arm), manifest, tracker)
         progress.phase(f"{arm}: the final model is scored on the holdout")
@@ -187,6 +192,31 @@ def final_config(manifest: Manifest, best: Proposal) -> TrialConfig:
     """The configuration of an arm's final model: its best trial's, with the holdout's members and seed."""
     config = replace_at(manifest.config.trial, {"objective": best.arm, **best.values})
     return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
+
+
+def final_files(folder: Path, arm: str) -> tuple[Path, Path]:
+    """The files of an arm's final model: its weights, and its scores on the holdout, which are written last."""
+    return folder / FOLDER / arm / _MODEL, folder / FOLDER / arm / _SCORES
+
+
+def _outdated(folder: Path, arm: str, config: TrialConfig, tracker: TrackerHandle) -> bool:
+    """Whether an arm lacks a final model of that configuration; one of another is put aside."""
+    home = folder / FOLDER / arm
+    if not (home / _SCORES).exists():
+        return True
+    final = load_final(folder, arm)
+    if to_plain(final.config) == to_plain(config):
+        return False
+    tracker.log.remote([superseded(final.key)])
+    aside = folder / FOLDER / _ASIDE
+    aside.mkdir(exist_ok=True)
+    home.rename(aside / f"{arm}-{final.generation}")
+    return True
+
+
+def generation(folder: Path, arm: str) -> int:
+    """The number of an arm's final model, from 1: those before it were put aside."""
+    return 1 + len(list((folder / FOLDER / _ASIDE).glob(f"{arm}-[0-9]*")))
 
 
 def load_finals(folder: Path, manifest: Manifest) -> list[FinalResult]:
@@ -207,6 +237,7 @@ def load_final(folder: Path, arm: str) -> FinalResult:
         scores=_scores_from(stored["holdout"]),
         calibration=Calibration(**{name: np.asarray(values) for name, values in stored["calibration"].items()}),
         seconds=stored["seconds"],
+        generation=stored.get("generation", 1),
     )
 
 
@@ -256,7 +287,14 @@ def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
 
 
 def _train_final(
-    config: TrialConfig, panel: Placed, holdout: Placed, fold: Fold, home: Path, key: str, tracker: TrackerHandle
+    config: TrialConfig,
+    panel: Placed,
+    holdout: Placed,
+    fold: Fold,
+    home: Path,
+    key: str,
+    tracker: TrackerHandle,
+    generation: int,
 ) -> None:
     """Runs on a worker: train on the last fold, keep the best epoch, score the holdout, write both files."""
     import ray
@@ -285,7 +323,15 @@ def _train_final(
         Checkpoint(trial.best_members().state(), record).save(home / _MODEL)
         save_final(
             FinalResult(
-                config.objective, config, home / _MODEL, validation, trial.best_epoch, scores, calibration, seconds
+                arm=config.objective,
+                config=config,
+                model=home / _MODEL,
+                validation=validation,
+                best_epoch=trial.best_epoch,
+                scores=scores,
+                calibration=calibration,
+                seconds=seconds,
+                generation=generation,
             ),
             home,
         )
@@ -298,6 +344,7 @@ def save_final(result: FinalResult, home: Path) -> None:
     calibration = result.calibration
     stored = {
         "config": to_plain(result.config),
+        "generation": result.generation,
         "best_epoch": result.best_epoch,
         "validation": _plain_scores(result.validation),
         "holdout": _plain_scores(result.scores),

@@ -36,6 +36,7 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
     return open_studies(
         folder / JOURNAL,
         sweep=manifest.name,
+        sweep_id=manifest.id,
         arms=config.arms,
         space=config.space,
         template=config.space.values_of(config.trial),
@@ -124,7 +125,7 @@ def run_search(
         max_failures=config.resources.max_failures,
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
-    if searcher.remaining and not manifest.holdout_looks:
+    if searcher.remaining and manifest.searching:
         if shortage := _shortage(config.resources):
             progress.warn(f"{shortage}; the search waits until there are more")
         scheduler = PerArmScheduler(

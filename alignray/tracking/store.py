@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -22,6 +23,7 @@ def make_store(uri: str) -> None:
     url = make_url(uri)
     if url.database in (None, "", ":memory:") or url.query:
         return
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # that it makes its tables is no news
     path = Path(str(url.database))
     if path.exists():
         return

@@ -27,7 +27,10 @@ _RETRY_S = 5.0
 _ROOM_S = 0.5
 _ASKING = "asking"  # a thread of its own, for `log` may wait
 _PASSED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "PG", "MYSQL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_FOR_THE_TRACKER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # it tries again itself, and says why
+_FOR_THE_TRACKER = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # it tries again itself, and says why
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line a run
+}
 
 
 class Backlog(NamedTuple):

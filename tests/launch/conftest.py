@@ -1,8 +1,12 @@
 """One Ray cluster and one MLflow store for all sweeps of these tests: to start either takes longer than to run one."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
 import alignray as ar
+from alignray.launch import run_sweep
 from alignray.sweep import ray_cluster
 
 
@@ -39,3 +43,29 @@ def tiny_sweep(**changes):
         "holdout": ar.HoldoutConfig(eras=6, members=2),
     }
     return ar.SweepConfig(**{**defaults, **changes})
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished sweep called ``first``."""
+
+    config: ar.SweepConfig
+    storage: Path
+    store: str
+
+
+@pytest.fixture(scope="session")
+def first(store, tmp_path_factory):
+    done = Done(tiny_sweep(), tmp_path_factory.mktemp("runs"), store)
+    run_sweep(done.config, name="first", storage=done.storage, tracking_uri=store)
+    return done
+
+
+def runs_of(store, sweep):
+    """MLflow's runs by name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    (experiment,) = client.search_experiments(filter_string="name = 'alignray'")
+    found = client.search_runs([experiment.experiment_id], f"tags.`alignray.sweep` = '{sweep}'")
+    return {run.info.run_name: run for run in found}

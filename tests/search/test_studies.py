@@ -32,6 +32,7 @@ def reopen(journal, arms=ARMS, *, space=SPACE, template=TEMPLATE, direction=1, *
     return open_studies(
         journal,
         sweep="demo",
+        sweep_id="1",
         arms=arms,
         space=space,
         template=template,
@@ -299,6 +300,7 @@ def test_looking_writes_nothing(journal):
         return open_studies(
             journal,
             sweep="demo",
+            sweep_id="1",
             arms=ARMS,
             space=SPACE,
             template=TEMPLATE,

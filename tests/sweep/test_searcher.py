@@ -43,6 +43,7 @@ class Sweep:
         return open_studies(
             self.folder / "optuna.journal",
             sweep="demo",
+            sweep_id="1",
             arms=self.arms,
             space=Space({"x": Float(0.0, 1.0)}),
             template={"x": 0.5},
