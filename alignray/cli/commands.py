@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,10 @@ _TRACKING = click.option(
 _ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.  [default: this machine]")
 
 _QUIET = click.option("--quiet", is_flag=True, help="Show the result alone, no progress and no warnings.")
+
+_REGISTER = click.option(
+    "--register", metavar="NAME", help="Register the final models in MLflow as versions of NAME, each arm its alias."
+)
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -45,6 +50,7 @@ class Duration(click.ParamType[float]):
 )
 @click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
+@_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
@@ -58,6 +64,7 @@ def run(
     settings: tuple[str, ...],
     smoke: bool,
     dry_run: bool,
+    register: str | None,
     quiet: bool,
     storage: str,
     tracking_uri: str | None,
@@ -96,7 +103,13 @@ def run(
         return
     with watch(quiet=quiet) as progress:
         result = run_sweep(
-            config, name=name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress
+            config,
+            name=name,
+            storage=storage,
+            address=address,
+            tracking_uri=tracking_uri,
+            register=register,
+            progress=progress,
         )
     print_result(result)
 
@@ -106,6 +119,7 @@ def run(
 @click.option("--trials", type=click.IntRange(min=1), help="Trials of each arm, at least as many as it has.")
 @click.option("--time-budget", type=Duration(), help="Stop the search after 90s, 30m, 2h, … of this time.")
 @_ADDRESS
+@_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
@@ -114,6 +128,7 @@ def resume(
     trials: int | None,
     time_budget: float | None,
     address: str | None,
+    register: str | None,
     quiet: bool,
     storage: str,
     tracking_uri: str | None,
@@ -131,6 +146,7 @@ def resume(
             storage=storage,
             address=address,
             tracking_uri=tracking_uri,
+            register=register,
             progress=progress,
         )
     print_result(result)
@@ -176,6 +192,21 @@ def logs(name: str, trial: str, storage: str) -> None:
     folder = Path(storage).resolve() / name
     Manifest.load(folder)
     click.echo(read_log(folder, trial), nl=False)
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--data", required=True, help="The file: era, id, features; for decisions the factors too.")
+@click.option("--out", required=True, help="The CSV file to write.")
+@click.option("--decision", is_flag=True, help="Write the solver's decisions instead of ranked predictions.")
+@_TRACKING
+def predict(run_id: str, data: str, out: str, decision: bool, tracking_uri: str | None) -> None:
+    """Write what the final model of the MLflow run RUN_ID predicts of the rows of a file, as Numerai takes it."""
+    from alignray.serving import predict_file
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of a file that takes no time
+    table = predict_file(run_id, data, out, decision=decision, tracking_uri=tracking_uri)
+    click.echo(f"{out}: {len(table)} rows of {', '.join(table.columns)}")
 
 
 @click.command()

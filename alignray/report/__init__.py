@@ -11,7 +11,7 @@ from alignray.report.page import (
     write_report,
 )
 from alignray.report.paired import paired_summary, paired_table, write_paired
-from alignray.report.tables import BASELINE, comparison_table, paired, trials_table, verdicts, write_comparison
+from alignray.report.tables import BASELINE, comparison_table, odds, trials_table, verdicts, write_comparison
 
 __all__ = [
     "BASELINE",
@@ -20,8 +20,8 @@ __all__ = [
     "comparison_table",
     "difference_text",
     "holdout_text",
+    "odds",
     "odds_text",
-    "paired",
     "paired_summary",
     "paired_table",
     "short",
