@@ -73,6 +73,7 @@ class Searched:
         seconds: Its wall-clock time, without the cluster's start.
         written_s: The same, and until MLflow holds everything.
         ends: When each trial ended, in seconds since the start.
+        tracker_s: What the tracker's process used of a processor.
         epochs: The metrics of each epoch, by trial.
     """
 
@@ -92,6 +93,7 @@ class Searched:
             left = wait_until_written(tracker, 3600)
             self.written_s = time.monotonic() - started
             assert not left, left
+            self.tracker_s = _processor_seconds(tracker)
             self.ends = [end - started for end in watch.ends]
             self.epochs: dict[str, list[dict[str, float]]] = {}
             for line in (folder / "spool" / "events.jsonl").read_text().splitlines():
@@ -104,6 +106,12 @@ class Searched:
     def training_s(self) -> float:
         """What the epochs took, all trials together."""
         return sum(epoch["time/epoch_s"] for epochs in self.epochs.values() for epoch in epochs)
+
+
+def _processor_seconds(actor: Any) -> float:
+    import ray
+
+    return float(ray.get(actor.__ray_call__.remote(lambda tracker: time.process_time())))  # noqa: ARG005
 
 
 def _kill(actor: Any) -> None:
@@ -250,6 +258,7 @@ def throughput(quick: bool) -> str:
                 "until MLflow has all s",
                 "results/s",
                 "driver's CPU ms/result",
+                "tracker's",
                 "driver's memory MiB",
                 "first s",
                 "last s",
@@ -261,6 +270,7 @@ def throughput(quick: bool) -> str:
                     f"{found.written_s:.1f}",
                     f"**{results / found.written_s:.0f}**",
                     f"{1e3 * used / results:.2f}",
+                    f"{1e3 * found.tracker_s / results:.2f}",
                     f"**{grown:.0f}**",
                     f"{first:.1f}",
                     f"{last:.1f}",

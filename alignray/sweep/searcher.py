@@ -27,6 +27,7 @@ class ArmSearcher(Searcher):
         studies: The studies, by arm.
         trials: Trials of each arm.
         metric: The name of what is scored, for those who watch.
+        room: How many trials may run at once, at the time that it is called.
         on_start: Called before a trial starts.
         on_damage: Called when a trial went on from an earlier checkpoint than its last, with the reason.
         on_end: Called when a trial has ended, with its state and reason.
@@ -40,6 +41,7 @@ class ArmSearcher(Searcher):
         *,
         trials: int,
         metric: str,
+        room: Callable[[], int],
         on_start: Callable[[Proposal], None],
         on_damage: Callable[[Proposal, str], None],
         on_end: Callable[[Proposal, str, str | None], None],
@@ -47,7 +49,7 @@ class ArmSearcher(Searcher):
         history: Callable[[str], CheckpointHistory],
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
-        self._studies, self._trials = studies, trials
+        self._studies, self._trials, self._room = studies, trials, room
         self._standing = _Standing(studies, trials, metric)
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
         self._on_damage, self._history = on_damage, history
@@ -60,8 +62,10 @@ class ArmSearcher(Searcher):
         fresh = sum(max(self._trials - study.proposed, 0) for study in self._studies.values())
         return fresh + len(self._waiting)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial: first those that were interrupted, then one of the arm that had the fewest."""
+        if len(self._running) >= self._room():
+            return None
         if self._waiting:
             proposal = self._waiting.pop(0)
         else:
