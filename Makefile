@@ -34,7 +34,7 @@ lint: .venv/dev
 	@touch $@
 
 .venv/dev: .venv/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples,numerai,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples,numerai,postgres,dev]"
 	@touch $@ .venv/sweep
 
 # The first Python that will do: the one named by PYTHON, or one of the usual names.

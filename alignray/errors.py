@@ -35,6 +35,10 @@ class WorkError(AlignrayError, RuntimeError):
     """The work itself failed."""
 
 
+class StorageError(WorkError):
+    """A sweep's folder can no longer be written to: its disk is full, say."""
+
+
 class UnconvergedError(WorkError):
     """A solve did not reach its tolerance, so its decision and its gradient cannot be trusted."""
 

@@ -1,12 +1,14 @@
-"""What all tests share: repeatable property tests, one thread, devices, a small panel."""
+"""What all tests share: repeatable property tests, one thread, devices, a small panel, a PostgreSQL."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from postgres import Postgres, running_postgres, why_no_postgres
 
 from alignray.data import Panel, datasets
 
@@ -31,3 +33,12 @@ def device(request) -> torch.device:
 def panel() -> Panel:
     """24 eras of at most 30 rows, 5 features that are the factors too."""
     return datasets.synthetic(num_eras=24, rows=30, num_features=5, seed=0)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of its own for the session; tests that take it are skipped where none is installed."""
+    if why_not := why_no_postgres():
+        pytest.skip(why_not)
+    with running_postgres() as server:
+        yield server

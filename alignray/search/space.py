@@ -11,8 +11,9 @@ A distribution with a ``when`` exists only where the fields named there took one
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, cast
 
@@ -35,8 +36,16 @@ class Distribution(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def suggest(self, trial: optuna.Trial, path: str) -> Value:
-        """A value for the field at that path, from an Optuna trial."""
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        """The distribution as Optuna's."""
+
+    @abstractmethod
+    def at(self, unit: float) -> Value:
+        """The value that so large a share of the distribution lies below; ``unit`` is within [0, 1)."""
+
+    @abstractmethod
+    def grid(self, points: int) -> tuple[Value, ...]:
+        """Its values, or at most so many of them, evenly spaced from end to end."""
 
     @abstractmethod
     def extremes(self) -> tuple[Value, ...]:
@@ -90,9 +99,20 @@ class Float(Distribution):
         _require_bounds(self.low, self.high, self.log, int | float, "numbers")
         _require_condition(self.when)
 
-    def suggest(self, trial: optuna.Trial, path: str) -> Value:
-        """See `Distribution.suggest`."""
-        return trial.suggest_float(path, self.low, self.high, log=self.log)
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        """See `Distribution.to_optuna`."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def at(self, unit: float) -> Value:
+        """See `Distribution.at`."""
+        return min(max(_between(self.low, self.high, unit, self.log), self.low), self.high)
+
+    def grid(self, points: int) -> tuple[Value, ...]:
+        """See `Distribution.grid`."""
+        values = (self.at(index / max(points - 1, 1)) for index in range(points))
+        return tuple(dict.fromkeys(values))
 
     def extremes(self) -> tuple[Value, ...]:
         """See `Distribution.extremes`."""
@@ -120,9 +140,22 @@ class Int(Distribution):
         _require_bounds(self.low, self.high, self.log, int, "whole numbers")
         _require_condition(self.when)
 
-    def suggest(self, trial: optuna.Trial, path: str) -> Value:
-        """See `Distribution.suggest`."""
-        return trial.suggest_int(path, self.low, self.high, log=self.log)
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        """See `Distribution.to_optuna`."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, log=self.log)
+
+    def at(self, unit: float) -> Value:
+        """See `Distribution.at`."""
+        return min(int(_between(self.low, self.high + 1, unit, self.log)), self.high)
+
+    def grid(self, points: int) -> tuple[Value, ...]:
+        """See `Distribution.grid`."""
+        if self.high - self.low < points:
+            return tuple(range(self.low, self.high + 1))
+        shares = (index / max(points - 1, 1) for index in range(points))
+        return tuple(dict.fromkeys(round(_between(self.low, self.high, share, self.log)) for share in shares))
 
     def extremes(self) -> tuple[Value, ...]:
         """See `Distribution.extremes`."""
@@ -150,9 +183,19 @@ class Choice(Distribution):
             raise ConfigurationError(f"options: expected a tuple of numbers, texts or bools, got {self.options!r}")
         _require_condition(self.when)
 
-    def suggest(self, trial: optuna.Trial, path: str) -> Value:
-        """See `Distribution.suggest`."""
-        return cast("Value", trial.suggest_categorical(path, self.options))
+    def to_optuna(self) -> optuna.distributions.BaseDistribution:
+        """See `Distribution.to_optuna`."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.options)
+
+    def at(self, unit: float) -> Value:
+        """See `Distribution.at`."""
+        return self.options[int(unit * len(self.options))]
+
+    def grid(self, points: int) -> tuple[Value, ...]:  # noqa: ARG002
+        """See `Distribution.grid`: all options."""
+        return tuple(dict.fromkeys(self.options))
 
     def extremes(self) -> tuple[Value, ...]:
         """See `Distribution.extremes`."""
@@ -176,13 +219,37 @@ class Space:
 
     distributions: Mapping[str, Distribution]
 
+    @property
+    def everywhere(self) -> dict[str, Distribution]:
+        """The fields that exist at every point."""
+        return {path: distribution for path, distribution in self.distributions.items() if not distribution.condition}
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
-        """A value for every field that exists, given the earlier ones."""
-        values: dict[str, Value] = {}
-        for path, distribution in self.distributions.items():
-            if _holds(distribution.condition, values):
-                values[path] = distribution.suggest(trial, path)
-        return values
+        """A value for every field that exists, given the earlier ones, from an Optuna trial."""
+        return self._draw(lambda path, distribution: cast("Value", trial._suggest(path, distribution.to_optuna())))
+
+    def at(self, units: Sequence[float], given: Mapping[str, Value]) -> dict[str, Value]:
+        """The point at a place of the unit cube: see `Distribution.at`.
+
+        Args:
+            units: A number within [0, 1) for every field, also for those that do not exist at this point.
+            given: Values that are settled already.
+        """
+        places = dict(zip(self.distributions, units, strict=True))
+        return self._draw(lambda path, distribution: given[path] if path in given else distribution.at(places[path]))
+
+    def grid(self, points: int, most: int) -> list[dict[str, Value]]:
+        """Every point of the grid on which a field of numbers takes at most so many values.
+
+        A field that does not exist does not multiply the points.
+
+        Raises:
+            ConfigurationError: There are more than ``most``.
+        """
+        grid = self._product(lambda distribution: distribution.grid(points), most=most)
+        if len(grid) > most:
+            raise ConfigurationError(f"space: its grid has more than {most} points; search fewer fields, or coarser")
+        return grid
 
     def largest(self, prefixes: tuple[str, ...]) -> list[dict[str, Value]]:
         """The points at which numbers are as large as they get, one for each combination of the values that are none.
@@ -190,13 +257,33 @@ class Space:
         Args:
             prefixes: How the paths begin of the fields that are looked at; the others are left out.
         """
+        return self._product(_largest, prefixes)
+
+    def _draw(self, draw: Callable[[str, Distribution], Value]) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        for path, distribution in self.distributions.items():
+            if _holds(distribution.condition, values):
+                values[path] = draw(path, distribution)
+        return values
+
+    def _product(
+        self,
+        values_of: Callable[[Distribution], Sequence[Value]],
+        prefixes: tuple[str, ...] = ("",),
+        most: float = math.inf,
+    ) -> list[dict[str, Value]]:
+        """Every combination of some values of the fields, where they exist; soon ended where there are too many."""
         points: list[dict[str, Value]] = [{}]
         for path, distribution in self.distributions.items():
-            if path.startswith(prefixes):
+            if path.startswith(prefixes) and len(points) <= most:
                 points = [
                     {**point, **chosen}
                     for point in points
-                    for chosen in _extremes(path, distribution, _holds(distribution.condition, point))
+                    for chosen in (
+                        [{path: value} for value in values_of(distribution)]
+                        if _holds(distribution.condition, point)
+                        else [{}]
+                    )
                 ]
         return points
 
@@ -254,13 +341,15 @@ def _holds(condition: Mapping[str, tuple[Value, ...]], values: Mapping[str, Valu
     return all(values.get(path) in allowed for path, allowed in condition.items())
 
 
-def _extremes(path: str, distribution: Distribution, exists: bool) -> list[dict[str, Value]]:
-    """The largest value of a field of numbers, every value of another; nothing of one that is not there."""
-    if not exists:
-        return [{}]
+def _largest(distribution: Distribution) -> Sequence[Value]:
+    """The largest value of a field of numbers, every value of another."""
     values = distribution.extremes()
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return [{path: max(numbers)}] if len(numbers) == len(values) else [{path: value} for value in values]
+    return [max(numbers)] if len(numbers) == len(values) else values
+
+
+def _between(low: float, high: float, share: float, log: bool) -> float:
+    return low * (high / low) ** share if log else low + (high - low) * share
 
 
 def _condition_text(condition: Condition) -> str:

@@ -1,39 +1,29 @@
 """One Optuna study an arm: the record of truth of a sweep.
 
-The studies of a sweep live in one journal file that is only ever appended to, so a crash costs at most its last line.
+Proposals are not Optuna's `Study.ask` on that record, which shows a sampler whatever has ended by then: each is made
+from a defined part of the record, and then put down in it, whole.
 """
 
 from __future__ import annotations
 
-import os
+import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from alignray.configuration import require_at_least, require_one_of
+from alignray.errors import SweepError
+from alignray.search.config import SearchConfig
+from alignray.search.samplers import SAMPLERS, Sampler
 from alignray.search.space import Space, Value
+from alignray.search.storage import open_storage
 
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
-
-
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        # Jointly sampled groups are what conditional spaces need; Optuna may yet change how the option is called.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
-
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": _tpe,
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
-"""Every sampler by name, made from a seed."""
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -41,30 +31,11 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-_REASON = "reason"
+_REASON, _SECONDS, _SWEEP = "reason", "seconds", "sweep"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig:
-    """How the space is searched.
-
-    Attributes:
-        trials: Trials of each arm.
-        sampler: A row of ``SAMPLERS``.
-        initial_points: Trials of each arm, the first ones, at points that are the same for every arm: the template's
-            own values, then random ones.
-        seed: Seeds the points and the sampler.
-    """
-
-    trials: int = 8
-    sampler: str = "tpe"
-    initial_points: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least("search.trials", self.trials, 1)
-        require_one_of("search.sampler", self.sampler, SAMPLERS)
-        require_at_least("search.initial_points", self.initial_points, 1)
+FEWEST_FOR_IMPORTANCE = 20
+"""Finished trials of an arm below which nothing is said of its fields' importance."""
 
 
 def trial_key(arm: str, number: int) -> str:
@@ -104,6 +75,7 @@ class TrialRow:
         epochs: Epochs reported.
         reason: Why it failed, or None.
         values: Its point of the space.
+        seconds: What its epochs took, by part.
     """
 
     arm: str
@@ -113,42 +85,51 @@ class TrialRow:
     epochs: int
     reason: str | None
     values: Mapping[str, Value]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class ArmStudy:
-    """The study of one arm. Every change is in the journal before the call returns; one process writes.
+    """The study of one arm. Every change is in the storage before the call returns; one process writes.
 
     Args:
         study: The Optuna study.
         arm: The arm.
         space: The search space.
-        config: How it is searched.
+        sampler: Proposes.
+        lag: See `SearchConfig`.
     """
 
-    def __init__(self, study: optuna.Study, arm: str, space: Space, config: SearchConfig) -> None:
+    def __init__(self, study: optuna.Study, arm: str, space: Space, sampler: Sampler, lag: int) -> None:
         self.arm = arm
-        self._study, self._space, self._config = study, space, config
+        self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
         self._running: dict[int, optuna.Trial] = {}
 
-    def ask(self) -> Proposal:
-        """A new trial.
+    @property
+    def ready(self) -> bool:
+        """Whether all trials have ended whose ends the next proposal depends on."""
+        trials = self._frozen()
+        if not self._lag or not self._sampler.looks_back(len(trials)):
+            return True
+        return all(trial.state.is_finished() for trial in self._seen(trials))
 
-        The sampler is made anew from the seed and the trial's number, so a proposal depends on them and on the trials
-        that have ended, not on how often the search was resumed.
-        """
-        self._seed_sampler(self.proposed)
-        return self._proposal(self._study.ask())
+    def ask(self) -> Proposal:
+        """A new trial; see `SearchConfig.lag` for what it depends on."""
+        trials = self._frozen()
+        number = len(trials)
+        point = self._sampler.propose(number, self._history(trials))
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(point.values),
+                distributions={path: self._space.distributions[path].to_optuna() for path in point.values},
+                system_attrs=dict(point.memory),
+            )
+        )
+        return Proposal(self.arm, number, point.values)
 
     def interrupted(self) -> list[Proposal]:
-        """Trials that were proposed and have not ended: after a crash, those to go on with.
-
-        A trial that a crash left with a part of its values is given the others.
-        """
-        proposals = []
-        for frozen in self._frozen(states=(TrialState.RUNNING,)):
-            self._seed_sampler(frozen.number)
-            proposals.append(self._proposal(optuna.Trial(self._study, frozen._trial_id)))
-        return proposals
+        """Trials that were proposed and have not ended: after a crash, those to go on with."""
+        return [Proposal(self.arm, trial.number, self._values(trial)) for trial in self._frozen((TrialState.RUNNING,))]
 
     @property
     def maximises(self) -> bool:
@@ -160,11 +141,19 @@ class ArmStudy:
         """Trials proposed so far, whatever became of them."""
         return len(self._frozen())
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """Record a trial's best score after an epoch; an epoch that is already recorded is left as it is."""
+    def report(self, number: int, epoch: int, value: float, seconds: Mapping[str, float] | None = None) -> None:
+        """Record a trial's best score after an epoch, and what the epoch took, by part.
+
+        An epoch that is already recorded is left as it is: one that is trained again after a crash counts once.
+        """
         trial = self._trial(number)
-        if epoch not in self._study._storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(value, epoch)
+        frozen = self._study._storage.get_trial(trial._trial_id)
+        if epoch in frozen.intermediate_values:
+            return
+        trial.report(value, epoch)
+        if seconds:
+            spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
+            trial.set_user_attr(_SECONDS, {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()})
 
     def complete(self, number: int, value: float) -> None:
         """A trial ran to its own end with that best score."""
@@ -203,6 +192,7 @@ class ArmStudy:
                     epochs=max(steps, default=0),
                     reason=trial.user_attrs.get(_REASON),
                     values=self._values(trial),
+                    seconds=trial.user_attrs.get(_SECONDS, {}),
                 )
             )
         return rows
@@ -211,11 +201,38 @@ class ArmStudy:
         """The scores reported so far, by trial and epoch."""
         return {trial.number: dict(trial.intermediate_values) for trial in self._frozen()}
 
+    def importance(self) -> dict[str, float]:
+        """How much each field has to do with being among the best tenth of the finished trials; adds up to 1.
+
+        By PED-ANOVA (Watanabe, Bansal & Hutter 2023, PED-ANOVA: Efficiently quantifying hyperparameter importance in
+        arbitrary subspaces, doi:10.24963/ijcai.2023/488). A field that exists under a condition is looked at among the
+        trials that have it. Empty where fewer than ``FEWEST_FOR_IMPORTANCE`` trials finished.
+        """
+        finished = self._frozen(states=(TrialState.COMPLETE,))
+        if len(finished) < FEWEST_FOR_IMPORTANCE:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = {
+            path: evaluator.evaluate(self._study, params=[path])[path]
+            for path in self._space.distributions
+            if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
+        }
+        total = sum(found.values())
+        return {path: share / total for path, share in found.items()} if total > 0 else {}
+
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
-    def _seed_sampler(self, number: int) -> None:
-        self._study.sampler = SAMPLERS[self._config.sampler](self._config.seed * 1_000_003 + number)
+    def _seen(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        """Those trials whose ends the next proposal depends on."""
+        return trials[: max(len(trials) + 1 - self._lag, 0)] if self._lag else trials
+
+    def _history(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
+        seen = len(self._seen(trials))
+        return [trial if trial.number < seen else _as_running(trial) for trial in trials]
 
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         self._study.tell(number, value, state)
@@ -226,10 +243,6 @@ class ArmStudy:
             self._running[number] = optuna.Trial(self._study, self._frozen()[number]._trial_id)
         return self._running[number]
 
-    def _proposal(self, trial: optuna.Trial) -> Proposal:
-        self._running[trial.number] = trial
-        return Proposal(self.arm, trial.number, self._space.suggest(trial))
-
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.
         return {path: trial.params[path] for path in self._space.distributions if path in trial.params}
@@ -239,6 +252,7 @@ def open_studies(
     journal: Path,
     *,
     sweep: str,
+    sweep_id: str,
     arms: Sequence[str],
     space: Space,
     template: Mapping[str, Value],
@@ -249,8 +263,9 @@ def open_studies(
     """Open the studies of a sweep.
 
     Args:
-        journal: The journal file.
+        journal: The journal file, where the search has no other storage.
         sweep: The sweep's name; the study of an arm is called ``sweep/arm``.
+        sweep_id: What tells the sweep from another of its name.
         arms: The arms.
         space: The search space, the same for every arm.
         template: The template's own point of the space.
@@ -260,45 +275,46 @@ def open_studies(
 
     Returns:
         The studies by arm.
+
+    Raises:
+        SweepError: The storage cannot be reached, or holds another sweep of that name.
     """
-    if not create and not journal.exists():
+    if not create and config.storage is None and not journal.exists():
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _drop_unfinished_line(journal)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = open_storage(config.storage, journal)
+    directions = [StudyDirection.MAXIMIZE if direction > 0 else StudyDirection.MINIMIZE]
+    sampler = SAMPLERS[config.sampler](
+        space,
+        seed=config.seed,
+        template=template,
+        initial_points=config.initial_points,
+        grid_points=config.grid_points,
+        directions=directions,
+    )
     known = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     studies: dict[str, ArmStudy] = {}
     for arm in arms:
         name = f"{sweep}/{arm}"
         if name in known:
             study = optuna.load_study(study_name=name, storage=storage)
+            if study.user_attrs.get(_SWEEP) not in (None, sweep_id):
+                raise SweepError(f"{config.storage} holds another sweep {sweep!r} already; choose another --name")
         elif create:
-            study = optuna.create_study(
-                study_name=name, storage=storage, direction="maximize" if direction > 0 else "minimize"
-            )
+            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+            study.set_user_attr(_SWEEP, sweep_id)
         else:
             continue
-        queued = len(study.get_trials(deepcopy=False))
-        for point in _initial_points(space, template, config)[queued:] if create else []:
-            study.enqueue_trial(point)
-        studies[arm] = ArmStudy(study, arm, space, config)
+        studies[arm] = ArmStudy(study, arm, space, sampler, config.lag or 0)
     return studies
 
 
-def _drop_unfinished_line(journal: Path) -> None:
-    """Cut off the line that a crash cut short: Optuna would write on behind it, and could read no further."""
-    content = journal.read_bytes() if journal.exists() else b""
-    if not content or content.endswith(b"\n"):
-        return
-    lock = JournalFileSymlinkLock(str(journal))  # whoever is writing holds it: what is unfinished under it stays so
-    lock.acquire()
-    try:
-        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
-def _initial_points(space: Space, template: Mapping[str, Value], config: SearchConfig) -> list[dict[str, Value]]:
-    count = min(config.initial_points, config.trials)
-    dice = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
-    return [dict(template), *(space.suggest(dice.ask()) for _ in range(count - 1))]
+def _as_running(trial: FrozenTrial) -> FrozenTrial:
+    running = copy.copy(trial)
+    running.state, running.values, running.datetime_complete, running.intermediate_values = (
+        TrialState.RUNNING,
+        None,
+        None,
+        {},
+    )
+    return running

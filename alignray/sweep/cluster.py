@@ -52,7 +52,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
         return
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # that trials failed, and why, is ours to say
     _require_answer(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:

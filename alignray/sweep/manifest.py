@@ -24,6 +24,23 @@ _PACKAGES = ("alignray", "torch", "ray", "optuna", "mlflow", "cvxpylayers", "num
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Extension:
+    """What a sweep was given beyond what it began with.
+
+    Attributes:
+        at: When, in ISO 8601, UTC.
+        trials: Trials of each arm from then on.
+        time_budget_s: The time budget from then on.
+        looks: The looks at the holdout until then, by arm.
+    """
+
+    at: str
+    trials: int
+    time_budget_s: float | None
+    looks: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """What a sweep is and where it ran.
 
@@ -31,13 +48,14 @@ class Manifest:
         name: The sweep's name.
         id: What tells it from another sweep of the same name.
         created: When, in ISO 8601, UTC.
-        tracking_uri: The MLflow store.
+        tracking_uri: The MLflow store, without its password.
         config: The configuration.
         data: The panel's digest and size.
         versions: Packages and Python.
         devices: The machine that started it.
         git_commit: The commit of the working folder, marked where files differ from it; None outside git.
         holdout_looks: By arm, how often a model was scored on the holdout.
+        extensions: What it was given later: trials, time.
     """
 
     name: str
@@ -50,6 +68,7 @@ class Manifest:
     devices: dict[str, Any]
     git_commit: str | None
     holdout_looks: dict[str, int] = field(default_factory=dict)
+    extensions: tuple[Extension, ...] = ()
 
     @classmethod
     def of(cls, name: str, config: SweepConfig, panel: Panel, tracking_uri: str) -> Manifest:
@@ -57,7 +76,7 @@ class Manifest:
         return cls(
             name=name,
             id=uuid.uuid4().hex,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=_now(),
             tracking_uri=tracking_uri,
             config=config,
             data={
@@ -108,6 +127,33 @@ class Manifest:
         """The manifest with another MLflow store."""
         return replace(self, tracking_uri=uri)
 
+    def extended(self, trials: int | None, time_budget_s: float | None) -> Manifest:
+        """The manifest with another number of trials of each arm, or another time budget; None leaves one as it is.
+
+        Raises:
+            SweepError: The sweep has more trials already.
+            ConfigurationError: The search cannot have so many.
+        """
+        search, resources = self.config.search, self.config.resources
+        trials = search.trials if trials is None else trials
+        if trials < search.trials:
+            raise SweepError(
+                f"trials: expected at least the {search.trials} of each arm that sweep {self.name!r} has, got {trials}"
+            )
+        time_budget_s = resources.time_budget_s if time_budget_s is None else time_budget_s
+        config = replace(
+            self.config,
+            search=replace(search, trials=trials),
+            resources=replace(resources, time_budget_s=time_budget_s),
+        )
+        extension = Extension(at=_now(), trials=trials, time_budget_s=time_budget_s, looks=self.holdout_looks)
+        return replace(self, config=config, extensions=(*self.extensions, extension))
+
+    @property
+    def searching(self) -> bool:
+        """Whether the search may go on: a model that looks at the holdout ends it, until the sweep is extended."""
+        return self.holdout_looks == (self.extensions[-1].looks if self.extensions else {})
+
     def with_look(self, arm: str) -> Manifest:
         """The manifest with one more look of an arm at the holdout."""
         return replace(self, holdout_looks={**self.holdout_looks, arm: self.holdout_looks.get(arm, 0) + 1})
@@ -130,6 +176,10 @@ def devices() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git_commit() -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from alignray.errors import WorkError
 from alignray.search import ArmStudy, Proposal, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.events import run_end, trial_start
+from alignray.sweep.log import TrialLog
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from ray import tune
 
     from alignray.sweep.schedulers import PerArmScheduler
-    from alignray.sweep.searcher import ArmSearcher, LostWorkers
+    from alignray.sweep.searcher import ArmSearcher
     from alignray.sweep.trainable import TrialContext
 
 JOURNAL = "optuna.journal"
@@ -36,6 +39,7 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
     return open_studies(
         folder / JOURNAL,
         sweep=manifest.name,
+        sweep_id=manifest.id,
         arms=config.arms,
         space=config.space,
         template=config.space.values_of(config.trial),
@@ -43,6 +47,19 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
         direction=METRICS[config.trial.scoring.metric].direction,
         create=create,
     )
+
+
+def settle_lag(config: SweepConfig) -> SweepConfig:
+    """The sweep with the lag that the cluster's size asks for, where none is set.
+
+    Twice the trials of an arm that run at once: where trials take about as long as one another, no worker ever waits.
+    ASHA stops trials by the order in which they get on, so no lag would make its sweeps repeat: none then waits.
+    """
+    if config.search.lag is not None:
+        return config
+    at_once = math.ceil(_slots(config) / len(config.arms))
+    lag = 2 * at_once if config.scheduler.name == "fifo" else 0
+    return replace(config, search=replace(config.search, lag=lag))
 
 
 def run_search(
@@ -65,9 +82,10 @@ def run_search(
         WorkError: No trial of an arm ended with a score.
     """
     import ray
+    from ray import tune
 
     from alignray.sweep.schedulers import PerArmScheduler
-    from alignray.sweep.searcher import ArmSearcher, LostWorkers
+    from alignray.sweep.searcher import ArmSearcher
     from alignray.sweep.trainable import TrialContext
 
     config = manifest.config
@@ -76,13 +94,13 @@ def run_search(
         panel=panel,
         folds=folds,
         tracker=tracker,
-        checkpoints=folder / "tune" / "checkpoints",
+        folder=folder,
         checkpoint_every=config.resources.checkpoint_every,
         checkpoints_kept=config.resources.checkpoints_kept,
         threads=config.resources.threads,
         device="cuda" if config.resources.gpus_per_trial else "cpu",
     )
-    context.checkpoints.mkdir(parents=True, exist_ok=True)
+    (folder / "tune").mkdir(exist_ok=True)
 
     def started(proposal: Proposal) -> None:
         start = trial_start(manifest, proposal, context.trial_config(proposal))
@@ -90,6 +108,7 @@ def run_search(
 
     def ended(proposal: Proposal, state: str, reason: str | None) -> None:
         tracker.log.remote([run_end(proposal.key, state, reason)])
+        TrialLog(folder, proposal.key).write(f"ended: {state}" + (f", {reason}" if reason else ""))
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
@@ -103,13 +122,14 @@ def run_search(
         metric=config.trial.scoring.metric,
         room=_room(config),
         on_start=started,
-        on_damage=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
+        on_setback=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
         on_end=ended,
-        on_change=progress.update,
+        on_change=lambda snapshot: progress.update(replace(snapshot, gpus=_gpus(config.resources))),
         history=context.history,
+        max_failures=config.resources.max_failures,
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
-    if searcher.remaining and not manifest.holdout_looks:
+    if searcher.remaining and manifest.searching:
         if shortage := _shortage(config.resources):
             progress.warn(f"{shortage}; the search waits until there are more")
         scheduler = PerArmScheduler(
@@ -118,7 +138,10 @@ def run_search(
             epochs=config.trial.training.epochs,
             direction=METRICS[config.trial.scoring.metric].direction,
         )
-        _tuner(config, context, searcher, scheduler, LostWorkers(progress.warn), folder / "tune").fit()
+        try:
+            _tuner(config, context, searcher, scheduler, folder / "tune").fit()
+        except tune.TuneError as error:
+            raise (searcher.failure or error) from None
     _require_scores(studies)
     return studies
 
@@ -128,7 +151,6 @@ def _tuner(
     context: TrialContext,
     searcher: ArmSearcher,
     scheduler: PerArmScheduler,
-    lost: LostWorkers,
     folder: Path,
 ) -> tune.Tuner:
     from ray import tune
@@ -138,16 +160,15 @@ def _tuner(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=searcher.remaining,
+            num_samples=-1,  # the searcher says when it is over
             time_budget_s=_time_budget(config),
             reuse_actors=config.resources.workers_per_trial == 1,
         ),
         run_config=tune.RunConfig(
             name=_attempt(folder),
             storage_path=str(folder),
-            failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts lost trials again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[lost],
             verbose=0,
         ),
     )
@@ -186,6 +207,16 @@ def _shortage(resources: ResourceConfig) -> str:
         for kind, amount in resources.needs.items()
         if amount > there.get(kind, 0.0)
     )
+
+
+def _gpus(resources: ResourceConfig) -> tuple[float, float] | None:
+    """How many GPUs the cluster has in use, and how many it has; None where trials use none."""
+    import ray
+
+    if not resources.gpus_per_trial:
+        return None
+    there = ray.cluster_resources().get("GPU", 0.0)
+    return there - ray.available_resources().get("GPU", 0.0), there
 
 
 def _time_budget(config: SweepConfig) -> float | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ray.tune import Callback
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import CheckpointHistory
+from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.progress import Snapshot
+from alignray.trial import PARTS, SECONDS
 
 _METRIC = "score"
 
@@ -29,10 +30,14 @@ class ArmSearcher(Searcher):
         metric: The name of what is scored, for those who watch.
         room: How many trials may run at once, at the time that it is called.
         on_start: Called before a trial starts.
-        on_damage: Called when a trial went on from an earlier checkpoint than its last, with the reason.
+        on_setback: Called with what a trial goes on in spite of: a lost worker, a damaged checkpoint.
         on_end: Called when a trial has ended, with its state and reason.
         on_change: Called with the search's standing whenever it changed.
         history: The checkpoints of a trial; they are removed when it has ended.
+        max_failures: Times a trial whose worker was lost is started again.
+
+    Attributes:
+        failure: What one of its methods raised; Tune passes on no more than the text of it.
     """
 
     def __init__(
@@ -43,16 +48,19 @@ class ArmSearcher(Searcher):
         metric: str,
         room: Callable[[], int],
         on_start: Callable[[Proposal], None],
-        on_damage: Callable[[Proposal, str], None],
+        on_setback: Callable[[Proposal, str], None],
         on_end: Callable[[Proposal, str, str | None], None],
         on_change: Callable[[Snapshot], None],
         history: Callable[[str], CheckpointHistory],
+        max_failures: int,
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
         self._studies, self._trials, self._room = studies, trials, room
         self._standing = _Standing(studies, trials, metric)
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
-        self._on_damage, self._history = on_damage, history
+        self._on_setback, self._history = on_setback, history
+        self._max_failures, self._losses = max_failures, Counter[str]()
+        self.failure: Exception | None = None
         self._waiting = [proposal for study in studies.values() for proposal in study.interrupted()]
         self._running: dict[str, Proposal] = {}
 
@@ -63,34 +71,65 @@ class ArmSearcher(Searcher):
         return fresh + len(self._waiting)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial: first those that were interrupted, then one of the arm that had the fewest."""
+        """The next trial: first those that were interrupted or lost, then one of the arm that had the fewest.
+
+        None where there is no room, where every arm that lacks trials waits for one to end (see `SearchConfig.lag`), or
+        while the last trials run, of which one may be lost and have to be started again. Tune asks again.
+        """
         if len(self._running) >= self._room():
             return None
+        with self._kept_failure():
+            proposal = self._next()
+            if isinstance(proposal, Proposal):
+                self._running[trial_id] = proposal
+                self._on_start(proposal)
+                self._changed()
+                return {"proposal": proposal}
+            return proposal
+
+    def _next(self) -> Proposal | str | None:
         if self._waiting:
-            proposal = self._waiting.pop(0)
-        else:
-            study = min(self._studies.values(), key=lambda study: study.proposed)
-            if study.proposed >= self._trials:
-                return str(Searcher.FINISHED)
-            proposal = study.ask()
+            return self._waiting.pop(0)
+        lacking = [study for study in self._studies.values() if study.proposed < self._trials]
+        ready = [study for study in lacking if study.ready]
+        if ready:
+            proposal = min(ready, key=lambda study: study.proposed).ask()
             self._standing.begin(proposal.arm)
-        self._running[trial_id] = proposal
-        self._on_start(proposal)
-        self._changed()
-        return {"proposal": proposal}
+            return proposal
+        return None if lacking or self._running else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch."""
-        if damaged := result.get("damaged"):
-            self._on_damage(self._running[trial_id], damaged)
-        self._report(self._running[trial_id], result)
-        self._changed()
+        """Record an epoch.
+
+        Raises:
+            StorageError: It cannot be kept. The search stops, and its trials go on when it is resumed.
+        """
+        with self._kept_failure():
+            if unwritable := result.get("unwritable"):
+                raise StorageError(unwritable)
+            if damaged := result.get("damaged"):
+                self._on_setback(self._running[trial_id], damaged)
+            self._report(self._running[trial_id], result)
+            self._changed()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record how a trial ended: by itself, by the scheduler, or by a failure."""
-        proposal = self._running.pop(trial_id)
+        """Record how a trial ended: by itself, by the scheduler, or by a failure; or start it again."""
+        with self._kept_failure():
+            proposal = self._running.pop(trial_id)
+            if not (error and self._starts_again(proposal)):
+                self._end(proposal, result or {}, error)
+
+    def _starts_again(self, proposal: Proposal) -> bool:
+        """Whether a trial whose worker was lost has another go: Tune gives none to one that was lost as it began."""
+        self._losses[proposal.key] += 1
+        if self._losses[proposal.key] > self._max_failures:
+            return False
+        self._waiting.append(proposal)
+        self._on_setback(proposal, "its worker was lost; it goes on from its last checkpoint")
+        return True
+
+    def _end(self, proposal: Proposal, result: Mapping[str, Any], error: bool) -> None:
         study, number = self._studies[proposal.arm], proposal.number
-        result = result or {}
         reason: str | None = result.get("failed")
         if error:
             reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
@@ -122,31 +161,22 @@ class ArmSearcher(Searcher):
         # Tune pickles what it runs with. We resume from the journal, and the callbacks belong to this process.
         return {}
 
+    @contextlib.contextmanager
+    def _kept_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise
+
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
-            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])
-            self._standing.report(proposal, result[_METRIC])
+            seconds = {part: result[name] for part in PARTS if (name := f"{SECONDS}/{part}") in result}
+            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC], seconds)
+            self._standing.report(proposal, result[_METRIC], seconds)
 
     def _changed(self) -> None:
         self._on_change(self._standing.snapshot())
-
-
-class LostWorkers(Callback):
-    """Says when a trial's worker was lost and the trial is started again.
-
-    Args:
-        warn: Takes what is said.
-    """
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
-
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
-        """See `Callback.on_trial_recover`."""
-        self._warn(f"{trial.config['proposal'].key}: its worker was lost; it goes on from its last checkpoint")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as for `ArmSearcher`
 
 
 class _Standing:
@@ -164,9 +194,11 @@ class _Standing:
         self._counts = {arm: Counter[str]() for arm in studies}
         self._best: dict[str, float] = {}
         self._running: dict[str, dict[int, float]] = {arm: {} for arm in studies}
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         for study in studies.values():
             for row in study.rows():
                 self._counts[row.arm][row.state] += 1
+                self._spend(row.seconds)
                 if row.value is not None and row.state == "running":
                     self._running[row.arm][row.number] = row.value
                 elif row.value is not None and row.state != "failed":
@@ -176,9 +208,10 @@ class _Standing:
         """A trial of the arm begins that had never begun before."""
         self._counts[arm]["running"] += 1
 
-    def report(self, proposal: Proposal, score: float) -> None:
-        """A trial has that score by now."""
+    def report(self, proposal: Proposal, score: float, seconds: Mapping[str, float]) -> None:
+        """A trial has that score by now, after an epoch that took so long, by part."""
         self._running[proposal.arm][proposal.number] = score
+        self._spend(seconds)
 
     def end(self, proposal: Proposal, state: str) -> None:
         """A trial ended; what failed is no standing's best."""
@@ -199,7 +232,11 @@ class _Standing:
             for arm, running in self._running.items()
             if running or arm in self._best
         }
-        return Snapshot(self._total, counts, best, self._metric)
+        return Snapshot(self._total, counts, best, self._metric, dict(self._seconds))
+
+    def _spend(self, seconds: Mapping[str, float]) -> None:
+        for part, taken in seconds.items():
+            self._seconds[part] += taken
 
     def _beat(self, arm: str, score: float) -> None:
         self._best[arm] = self._better[arm](score, self._best.get(arm, score))

@@ -1,12 +1,14 @@
-"""A new SQLite store, made whole or not at all."""
+"""Databases that hold an MLflow store: a new SQLite file, made whole or not at all; a connection to another one."""
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from pathlib import Path
 
 from mlflow import MlflowClient
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 
@@ -21,6 +23,7 @@ def make_store(uri: str) -> None:
     url = make_url(uri)
     if url.database in (None, "", ":memory:") or url.query:
         return
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # that it makes its tables is no news
     path = Path(str(url.database))
     if path.exists():
         return
@@ -36,3 +39,18 @@ def make_store(uri: str) -> None:
             partial.replace(path)  # a file system without links
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_connection(uri: str) -> None:
+    """Connect to the database once, if the store is one. MLflow itself would try for minutes, whatever it is told.
+
+    Raises:
+        Exception: The database's driver says why not.
+    """
+    if uri.startswith(("http", "databricks", "sqlite")):
+        return
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()

@@ -125,9 +125,8 @@ class Trial:
         return members.living()
 
     @ends_out_of_memory
-    def score_on(self, panel: Panel) -> Scores:
-        """The last fold's `best_members`, scored on every era of another panel: the holdout."""
-        eras = range(panel.num_eras)
+    def score_on(self, panel: Panel, eras: range) -> Scores:
+        """The last fold's `best_members`, scored on eras of a panel: the holdout, or those of the fold."""
         return score(self.best_members(), self._layer, self.config.scoring, panel, eras, self._workers)
 
     def checkpoint(self) -> Checkpoint:

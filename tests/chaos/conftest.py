@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from rig import NAME, Rig, until
+from rig import NAME, TRIALS, Rig, until
 
 
 @pytest.fixture(scope="session")
@@ -12,8 +12,8 @@ def new_rig(tmp_path_factory):
     """Makes rigs; whatever they left running is killed at the end."""
     rigs = []
 
-    def make():
-        rigs.append(Rig(tmp_path_factory.mktemp("rig")))
+    def make(trials_an_arm=TRIALS):
+        rigs.append(Rig(tmp_path_factory.mktemp("rig"), trials_an_arm))
         return rigs[-1]
 
     yield make

@@ -46,7 +46,7 @@ def sweep():
             "training.optimiser.learning_rate": ar.Float(5e-4, 2e-2, log=True),
         }}),
         arms={ARMS!r},
-        search=ar.SearchConfig(trials={TRIALS}, initial_points={TRIALS}),
+        search=ar.SearchConfig(trials=TRIALS, initial_points=TRIALS),
         scheduler=ar.SchedulerConfig(name="fifo"),
         resources=ar.ResourceConfig(checkpoint_every=4, max_concurrent=2),
         holdout=ar.HoldoutConfig(eras=12, members=1),
@@ -68,16 +68,22 @@ class Rig:
     """A folder with the sweep in it, and the processes that were started there."""
 
     home: Path
+    trials_an_arm: int = TRIALS
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
-        (self.home / "hurt.py").write_text(_SWEEP)
+        (self.home / "hurt.py").write_text(_SWEEP.replace("TRIALS", str(self.trials_an_arm)))
         panel = datasets.synthetic(num_eras=60, rows=120, num_features=8, seed=0)
         _frame_of(panel).to_parquet(self.home / "panel.parquet")
 
     @property
     def folder(self) -> Path:
         return self.home / "runs" / NAME
+
+    @property
+    def keys(self) -> set[str]:
+        """The names of all its trials."""
+        return {f"{arm}-{number}" for arm in ARMS for number in range(self.trials_an_arm)}
 
     @property
     def store(self) -> str:

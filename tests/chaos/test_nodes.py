@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-ARMS, TRIALS, EPOCHS = ("aligned", "mse"), 5, 25
+ARMS, TRIALS, EPOCHS = ("aligned", "mse"), 3, 16
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_node_that_is_lost_costs_time_alone(cluster, tmp_path):
             return True
         return False
 
-    watch = Watch({2: lose})
+    watch = Watch({1: lose})
     result = swept(cluster, tmp_path, watch)
     assert not watch.events
     assert {cluster.head_node.node_id, lost.node_id} <= watch.nodes  # trials were spread
@@ -136,7 +136,7 @@ def test_a_node_that_joins_is_used(cluster, tmp_path):
         joined.append(cluster.add_node(num_cpus=1))
         return True
 
-    watch = Watch({2: join})
+    watch = Watch({1: join})
     result = swept(cluster, tmp_path, watch)
     assert watch.nodes == {cluster.head_node.node_id, joined[0].node_id}
     assert not watch.warnings

@@ -5,63 +5,12 @@ import os
 import re
 import signal
 
-import pandas as pd
 import pytest
 from optuna.trial import TrialState
-from rig import ARMS, EPOCHS, NAME, TRIALS, until
+from records import ended, numbers, require_untouched, require_whole
+from rig import ARMS, EPOCHS, NAME, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-
-KEYS = {f"{arm}-{number}" for arm in ARMS for number in range(TRIALS)}
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-def ended(trials):
-    return {key for key, trial in trials.items() if trial.state in ENDED}
-
-
-def require_whole(rig):
-    """The sweep is finished, and its three records agree: the journal, MLflow, and the table."""
-    trials, runs = rig.trials(), rig.runs()
-    assert set(trials) == KEYS
-    assert {trial.state for trial in trials.values()} == {TrialState.COMPLETE}
-    assert set(runs) == {NAME, *KEYS, *(f"{arm}-final" for arm in ARMS)}
-    assert runs[NAME]["status"] == "FINISHED"
-    for key, trial in trials.items():
-        run = runs[key]
-        assert (run["status"], run["tags"]["alignray.state"]) == ("FINISHED", "complete"), key
-        assert run["parent"] == runs[NAME]["id"]
-        assert {path: run["params"][path] for path in trial.params} == {p: str(v) for p, v in trial.params.items()}
-        for name, history in run["metrics"].items():
-            assert [step for step, _, _ in history] == list(range(1, EPOCHS + 1)), (key, name)
-        assert max(value for _, _, value in run["metrics"]["val/corr"]) == trial.value
-        # A driver that dies may miss an epoch that a checkpoint is already past; never the last.
-        assert set(range(1, EPOCHS + 1)) >= set(trial.intermediate_values) >= {EPOCHS}
-    comparison = pd.read_csv(rig.folder / "comparison.csv")
-    for arm in ARMS:
-        final = runs[f"{arm}-final"]
-        assert final["status"] == "FINISHED"
-        for row in comparison[comparison["arm"] == arm].itertuples():
-            ((step, _, value),) = final["metrics"][f"holdout/{row.metric}"]
-            assert (step, value) == (EPOCHS + 1, pytest.approx(row.value, rel=1e-12))
-        for name in ("train/loss", "val/corr"):
-            assert [step for step, _, _ in final["metrics"][name]] == list(range(1, EPOCHS + 1))
-    assert not list((rig.folder / "tune" / "checkpoints").iterdir())
-
-
-def numbers(rig):
-    """What a sweep found out, without the times at which it did and the looks that it took."""
-    trials = {key: (trial.params, trial.value, trial.last_step) for key, trial in rig.trials().items()}
-    metrics = {
-        key: {name: [(s, v) for s, _, v in h] for name, h in run["metrics"].items() if not name.startswith("time/")}
-        for key, run in rig.runs().items()
-    }
-    return trials, metrics, pd.read_csv(rig.folder / "comparison.csv").drop(columns="looks").to_csv()
-
-
-def require_untouched(before, after, keys):
-    for key in keys:
-        assert after[key] == before[key], key
 
 
 def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(rig):
@@ -77,7 +26,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(rig):
 
     trials, runs = rig.trials(), rig.runs()
     finished = ended(trials)
-    assert 1 <= len(finished) == int(told[1]) < len(KEYS)
+    assert 1 <= len(finished) == int(told[1]) < len(rig.keys)
     assert {trials[key].state for key in finished} == {TrialState.COMPLETE}
     assert {trials[key].state for key in set(trials) - finished} <= {TrialState.RUNNING}
     assert {NAME, *finished} <= set(runs) <= {NAME, *trials}

@@ -32,6 +32,7 @@ def reopen(journal, arms=ARMS, *, space=SPACE, template=TEMPLATE, direction=1, *
     return open_studies(
         journal,
         sweep="demo",
+        sweep_id="1",
         arms=arms,
         space=space,
         template=template,
@@ -53,7 +54,7 @@ def score_of(values):
     return -(math.log10(values["rate"] / 0.1) ** 2) - values["decay"]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
 @pytest.mark.parametrize("template", [TEMPLATE, {"family": "linear"}, {}], ids=["whole", "part", "empty"])
 def test_every_arm_begins_at_the_same_points_the_template_first(journal, sampler, template):
     studies = reopen(journal, sampler=sampler, template=template)
@@ -119,13 +120,16 @@ def test_a_study_reopened_between_proposals_proposes_the_same(tmp_path, sampler)
     kept = run_some(tmp_path / "kept", 9, reopened=False, sampler=sampler, trials=9)
     again = run_some(tmp_path / "again", 9, reopened=True, sampler=sampler, trials=9)
     assert kept == again
-    assert len({str(values) for values in kept}) == 9
+    assert len({str(values) for values in kept}) >= 8  # a Gaussian process may go to a corner twice
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_proposals_depend_on_the_seed(tmp_path, sampler):
     first = run_some(tmp_path / "0", 6, reopened=False, sampler=sampler, seed=0)
     other = run_some(tmp_path / "1", 6, reopened=False, sampler=sampler, seed=1)
+    if sampler == "grid":  # the same points in another order
+        assert first != other
+        return
     assert first[0] == other[0] == TEMPLATE
     assert all(values not in first for values in other[1:])
 
@@ -188,7 +192,7 @@ def test_each_end_is_told_to_optuna_as_what_it_was(journal):
     assert [trial.params for trial in trials] == [row.values for row in rows]
 
 
-def test_trials_in_the_queue_are_no_rows(journal):
+def test_a_study_begins_empty(journal):
     study = one(journal)
     assert (study.rows(), study.proposed, study.interrupted(), study.best()) == ([], 0, [], None)
     study.ask()
@@ -258,36 +262,6 @@ def test_what_was_interrupted_is_what_has_not_ended(journal):
     assert one(journal).proposed == 5
 
 
-@pytest.mark.parametrize("number", [0, 1, 4], ids=["template", "initial", "sampled"])
-def test_a_trial_left_with_a_part_of_its_values_is_given_the_others(journal, tmp_path, number, monkeypatch):
-    whole = one(tmp_path / "whole", sampler="random")
-    expected = [whole.ask() for _ in range(number + 1)][-1]
-
-    study = one(journal, sampler="random")
-    for _ in range(number):
-        study.ask()
-
-    def die(self, trial, path):
-        raise MemoryError("the driver died here")
-
-    monkeypatch.setattr(Int, "suggest", die)
-    monkeypatch.setattr(Choice, "suggest", die)
-    with pytest.raises(MemoryError):
-        study.ask()
-    monkeypatch.undo()
-    assert set(as_optuna_has_it(journal)[number].params) == {"rate"}
-
-    proposal = one(journal, sampler="random").interrupted()[-1]
-    assert proposal.number == number
-    assert proposal.values["rate"] == expected.values["rate"]
-    assert {"family", "decay"} <= set(proposal.values)
-    assert ("depth" in proposal.values) == (proposal.values["family"] == "mlp")
-    if number < 3:
-        assert proposal == expected  # the points that all arms share
-    assert as_optuna_has_it(journal)[number].params == proposal.values
-    assert one(journal, sampler="random").interrupted()[-1] == proposal
-
-
 @given(cut=st.integers(1, 400))
 def test_a_journal_cut_short_by_a_crash_costs_its_last_line_alone(tmp_path_factory, cut):
     journal = tmp_path_factory.mktemp("cut") / "optuna.journal"
@@ -326,6 +300,7 @@ def test_looking_writes_nothing(journal):
         return open_studies(
             journal,
             sweep="demo",
+            sweep_id="1",
             arms=ARMS,
             space=SPACE,
             template=TEMPLATE,
@@ -344,20 +319,6 @@ def test_looking_writes_nothing(journal):
     assert journal.read_bytes() == before
 
 
-def test_opening_after_a_crash_while_the_points_were_queued_queues_the_rest(journal):
-    reopen(journal, initial_points=8)
-    content = journal.read_bytes()
-    lines = content.splitlines(keepends=True)
-    for kept in (2, 4, len(lines) - 3):
-        journal.write_bytes(b"".join(lines[:kept]))
-        studies = reopen(journal, initial_points=8)
-        for arm, study in studies.items():
-            assert len(as_optuna_has_it(journal, arm)) == 8
-            assert [study.ask().values for _ in range(8)] == [
-                trial.system_attrs["fixed_params"] for trial in as_optuna_has_it(journal, arm)
-            ]
-
-
 def test_studies_are_named_for_the_dashboard(journal):
     reopen(journal)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
@@ -368,7 +329,10 @@ def test_studies_are_named_for_the_dashboard(journal):
     ("config", "complaint"),
     [
         ({"trials": 0}, r"search\.trials: .*at least 1, got 0"),
-        ({"sampler": "cmaes"}, r"search\.sampler: .*tpe, random, got 'cmaes'"),
+        ({"sampler": "best"}, r"search\.sampler: .*tpe, cmaes, gp, random, qmc, grid, got 'best'"),
+        ({"seed": -1}, r"search\.seed: .*at least 0, got -1"),
+        ({"lag": -1}, r"search\.lag: .*at least 0, got -1"),
+        ({"grid_points": 0}, r"search\.grid_points: .*at least 1, got 0"),
         ({"initial_points": 0}, r"search\.initial_points: .*at least 1, got 0"),
     ],
 )

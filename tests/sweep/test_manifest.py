@@ -101,3 +101,31 @@ def test_the_commit_is_that_of_the_working_folder(sweep, panel, tmp_path, monkey
     assert Manifest.of("demo", sweep, panel, "http://host").git_commit == commit
     (tmp_path / "file").touch()
     assert Manifest.of("demo", sweep, panel, "http://host").git_commit == f"{commit}+changes"
+
+
+def test_a_sweep_may_be_extended_and_says_by_what_and_after_which_looks(manifest, tmp_path):
+    looked = manifest.with_look("mse").extended(20, None)
+    looked.save(tmp_path)
+    again = Manifest.load(tmp_path)
+    assert again == looked
+    assert again.config.search.trials == 20
+    (extension,) = again.extensions
+    assert (extension.trials, extension.time_budget_s, extension.looks) == (20, None, {"mse": 1})
+    assert again.extended(None, 60.0).config.resources.time_budget_s == 60.0
+    assert again.extended(None, 60.0).config.search.trials == 20
+    assert len(again.extended(30, None).extensions) == 2
+
+
+def test_a_look_at_the_holdout_ends_the_search_until_it_is_extended(manifest):
+    assert manifest.searching
+    looked = manifest.with_look("mse")
+    assert not looked.searching
+    extended = looked.extended(20, None)
+    assert extended.searching
+    assert not extended.with_look("mse").searching
+    assert extended.with_look("mse").extended(21, None).searching
+
+
+def test_a_sweep_is_not_made_shorter(manifest):
+    with pytest.raises(SweepError, match=r"trials: expected at least the 8 of each arm .*, got 7"):
+        manifest.extended(7, None)

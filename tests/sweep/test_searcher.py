@@ -1,15 +1,16 @@
+import heapq
 import math
 import pickle
 import random
-from types import SimpleNamespace
 
 import cloudpickle
 import pytest
 from ray.tune.search import Searcher
 
 from alignray.checkpoint import Checkpoint, CheckpointHistory
-from alignray.search import Float, Proposal, SearchConfig, Space, open_studies
-from alignray.sweep.searcher import ArmSearcher, LostWorkers
+from alignray.errors import StorageError
+from alignray.search import Float, SearchConfig, Space, open_studies
+from alignray.sweep.searcher import ArmSearcher
 
 ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 
@@ -17,14 +18,16 @@ ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 class Sweep:
     """Real studies and a searcher on them, with all that it calls written down."""
 
-    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1):
+    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, **config):
         self.room = 100
         self.folder, self.trials, self.arms, self.direction = folder, trials, arms, direction
+        self.max_failures = max_failures
+        self.config = SearchConfig(**{"trials": trials, "initial_points": 2, **config})
         self.reopen()
 
     def reopen(self):
         self.studies = self.open()
-        self.started, self.ended, self.snapshots, self.damage = [], [], [], []
+        self.started, self.ended, self.snapshots, self.setbacks = [], [], [], []
         self.searcher = ArmSearcher(
             self.studies,
             trials=self.trials,
@@ -33,18 +36,20 @@ class Sweep:
             on_start=self.on_start,
             on_end=self.on_end,
             on_change=self.snapshots.append,
-            on_damage=lambda proposal, reason: self.damage.append((proposal.key, reason)),
+            on_setback=lambda proposal, reason: self.setbacks.append((proposal.key, reason)),
             history=lambda key: CheckpointHistory(self.folder / key, keep=2),
+            max_failures=self.max_failures,
         )
 
     def open(self):
         return open_studies(
             self.folder / "optuna.journal",
             sweep="demo",
+            sweep_id="1",
             arms=self.arms,
             space=Space({"x": Float(0.0, 1.0)}),
             template={"x": 0.5},
-            config=SearchConfig(trials=self.trials, initial_points=2),
+            config=self.config,
             direction=self.direction,
         )
 
@@ -62,8 +67,7 @@ class Sweep:
 
     def suggest(self, trial_id):
         suggestion = self.searcher.suggest(trial_id)
-        assert suggestion is not None
-        return None if suggestion == Searcher.FINISHED else suggestion["proposal"]
+        return suggestion["proposal"] if isinstance(suggestion, dict) else None
 
     def states(self):
         return {arm: [row.state for row in study.rows()] for arm, study in self.open().items()}
@@ -91,7 +95,47 @@ def test_arms_take_turns_and_get_the_same_number_of_trials(sweep):
     assert sweep.started == proposals
     for number in range(2):
         assert len({proposal.values["x"] for proposal in proposals if proposal.number == number}) == 1
+    assert sweep.searcher.suggest("more") is None  # those that run may have to be started again
+    for number in range(12):
+        sweep.searcher.on_trial_complete(f"t{number}", result(2, 0.2, done=True, finished=True))
     assert sweep.searcher.suggest("more") == Searcher.FINISHED
+
+
+def busy(sweep, workers, dice):
+    """The share of the workers' time that trials take which last from 30 to 50 epochs."""
+    now, spent, count, running = 0.0, 0.0, 0, []
+    while True:
+        while len(running) < workers and (proposal := sweep.suggest(f"t{count}")) is not None:
+            lasts = 40 + 10 * dice.uniform(-1, 1)
+            heapq.heappush(running, (now + lasts, f"t{count}", proposal.values["x"]))
+            spent, count = spent + lasts, count + 1
+        if not running:
+            return spent / (now * workers), count
+        now, trial_id, x = heapq.heappop(running)
+        sweep.searcher.on_trial_complete(trial_id, result(1, x, done=True, finished=True))
+
+
+def test_workers_do_not_wait_where_the_lag_is_twice_what_runs_at_once(tmp_path):
+    shares = {}
+    for lag in (0, 1, 4):
+        (tmp_path / str(lag)).mkdir()
+        sweep = Sweep(tmp_path / str(lag), trials=16, arms=("mse", "aligned"), lag=lag)
+        shares[lag], count = busy(sweep, 4, random.Random(0))
+        assert count == 32
+    assert shares[4] > shares[0] - 0.02
+    assert shares[1] < 0.7
+
+
+def test_an_arm_that_waits_lets_another_go_first(tmp_path):
+    sweep = Sweep(tmp_path, trials=4, arms=("mse", "aligned"), lag=1)
+    first = [sweep.suggest(f"t{number}") for number in range(4)]  # the points that all arms share wait for none
+    assert sweep.searcher.suggest("t4") is None
+    assert sweep.searcher.remaining == 4
+    for number in (1, 3):
+        assert first[number].arm == "aligned"
+        sweep.searcher.on_trial_complete(f"t{number}", result(1, 0.1, done=True, finished=True))
+    assert sweep.suggest("t4").key == "aligned-2"
+    assert sweep.searcher.suggest("t5") is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -199,7 +243,7 @@ def test_a_damaged_checkpoint_is_told_of(sweep):
     proposal = sweep.suggest("t")
     sweep.searcher.on_trial_result("t", result(6, 0.1) | {"damaged": "it goes on after epoch 5"})
     sweep.searcher.on_trial_result("t", result(7, 0.1))
-    assert sweep.damage == [(proposal.key, "it goes on after epoch 5")]
+    assert sweep.setbacks == [(proposal.key, "it goes on after epoch 5")]
 
 
 def test_what_was_interrupted_comes_first_and_nothing_is_proposed_twice(sweep):
@@ -243,13 +287,28 @@ def test_it_has_nothing_to_save(sweep, tmp_path):
         assert vars(pickle.loads(pickler.dumps(sweep.searcher))) == {}
 
 
-def test_a_lost_worker_is_told_of_in_one_line():
-    said = []
-    lost = LostWorkers(said.append)
-    lost.on_trial_recover(3, [], SimpleNamespace(config={"proposal": Proposal("mse", 4, {})}))
-    (line,) = said
-    assert line.startswith("mse-4: its worker was lost")
-    assert vars(pickle.loads(cloudpickle.dumps(lost))) == {}
+def test_a_lost_trial_is_started_again_as_often_as_it_may_be(tmp_path):
+    sweep = Sweep(tmp_path, trials=1, arms=("mse",), max_failures=2)
+    proposal = sweep.suggest("t0")
+    for number in range(1, 3):
+        sweep.searcher.on_trial_complete(f"t{number - 1}", error=True)
+        assert sweep.row(proposal).state == "running"
+        assert sweep.suggest(f"t{number}") == proposal
+    told = [("mse-0", "its worker was lost; it goes on from its last checkpoint")] * 2
+    assert (sweep.setbacks, sweep.ended) == (told, [])
+    sweep.searcher.on_trial_complete("t2", result(3, 0.4), error=True)
+    assert sweep.row(proposal).state == "failed"
+    assert sweep.setbacks == told
+    assert sweep.searcher.suggest("more") == Searcher.FINISHED
+
+
+def test_what_cannot_be_kept_stops_the_search_and_leaves_the_trial_running(sweep):
+    proposal = sweep.suggest("t")
+    with pytest.raises(StorageError, match="No space left"):
+        sweep.searcher.on_trial_result("t", {"epoch": 1, "finished": False, "unwritable": "No space left on device"})
+    assert isinstance(sweep.searcher.failure, StorageError)
+    assert sweep.row(proposal).state == "running"
+    assert sweep.ended == []
 
 
 @pytest.mark.parametrize(("direction", "best"), [(1, 0.4), (-1, 0.1)])

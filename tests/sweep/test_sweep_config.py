@@ -183,6 +183,18 @@ def test_a_file_is_read_by_the_columns_that_are_named(tmp_path, panel):
     assert loaded.schema.factors == ("f",)
 
 
+def test_a_paired_sweep_stops_no_trial(make_sweep):
+    search = ar.SearchConfig(sampler="qmc", paired=True)
+    with pytest.raises(ConfigurationError, match=r"scheduler\.name: expected fifo.*got 'asha'"):
+        make_sweep(search=search)
+    assert make_sweep(search=search, scheduler=ar.SchedulerConfig(name="fifo")).search.paired
+
+
+def test_a_space_that_the_sampler_cannot_search_is_refused(make_sweep):
+    with pytest.raises(ConfigurationError, match=r"search\.trials: expected at most 5.*got 8"):
+        make_sweep(search=ar.SearchConfig(sampler="grid"))
+
+
 def test_a_panel_too_short_for_the_folds_is_refused(sweep):
     split = sweep.split(24)
     assert (len(split.folds), len(split.holdout)) == (2, 6)

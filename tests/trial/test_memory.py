@@ -179,7 +179,7 @@ def test_scoring_the_holdout_is_guarded_too(panel, monkeypatch):
 
     monkeypatch.setattr("alignray.trial.scoring._groups", exhausted)
     with pytest.raises(OutOfMemoryError, match="while the trial was scored"):
-        trial.score_on(panel)
+        trial.score_on(panel, range(panel.num_eras))
 
 
 @NO_CUDA
