@@ -210,13 +210,13 @@ class ResourceConfig:
         cpus_per_trial: Cores, or a share of one; of a trial of several workers, each has so many.
         gpus_per_trial: GPUs, or a share of one, likewise; 0 trains on the CPU.
         workers_per_trial: Processes that train a trial together, each on its own shards of the panel.
-        max_concurrent: Trials at once; None for as many as the cluster holds.
+        max_concurrent: Trials at once; None for as many as the cluster holds, also once it has grown.
         max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
         checkpoint_every: Epochs between checkpoints.
         checkpoints_kept: The last checkpoints of a trial that stay: where one is damaged, the one before it serves.
         time_budget_s: Seconds after which the search stops; None for no limit.
-        gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold; None
-            for no limit.
+        gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold at
+            its start; they hold no more later. None for no limit.
         spool_limit_mb: MB of events that wait for MLflow on disk; beyond, trials wait too.
     """
 
