@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from alignray.objectives import DecisionLoss, objective, regret
     from alignray.search import Choice, Float, Int, SearchConfig, Space
     from alignray.solver import Solution, SolverLayer
-    from alignray.sweep import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+    from alignray.sweep import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig, SyntheticConfig
     from alignray.training import AnnealingConfig, AveragingConfig, OptimiserConfig, ScheduleConfig, TrainingConfig
     from alignray.trial import ScoringConfig, SolverConfig, SplitConfig, TrialConfig, run_trial
 
@@ -91,6 +91,7 @@ _EXPORTS = {
     "SplitConfig": "alignray.trial",
     "SweepConfig": "alignray.sweep",
     "SweepResult": "alignray.launch",
+    "SyntheticConfig": "alignray.sweep",
     "TabmConfig": "alignray.models",
     "TrainingConfig": "alignray.training",
     "TrialConfig": "alignray.trial",
@@ -135,6 +136,7 @@ __all__ = [
     "SumNeutral",
     "SweepConfig",
     "SweepResult",
+    "SyntheticConfig",
     "TabmConfig",
     "TrainingConfig",
     "TrialConfig",

@@ -7,7 +7,7 @@ as independent is too narrow. Resampling whole blocks of neighbouring eras keeps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -118,6 +118,51 @@ def block_bootstrap(
         drawn = statistic(scores[_circular_blocks(scores.size, block=block, draws=draws, seed=seed)])
         low, high = (float(bound) for bound in np.quantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
     return Interval(value=value, low=low, high=high, missing=series.size - scores.size)
+
+
+def signed_rank(differences: Floats) -> float:
+    """The two-sided p-value of Wilcoxon's signed-rank test, of differences that lie around 0 alike on both sides.
+
+    It takes the differences as independent. Those of neighbouring eras whose targets overlap are not: then it is too
+    small, and an interval of `block_bootstrap` is the better guide. Zeros are ranked and then left out (Pratt 1959,
+    Remarks on zeros and ties in the Wilcoxon signed rank procedures, doi:10.1080/01621459.1959.10501526).
+
+    Args:
+        differences: One difference an era, `[eras]`; NaN where there is none.
+
+    Returns:
+        The p-value; 1 where all differences are 0, NaN where there is none.
+
+    Raises:
+        InvalidArgumentError: The differences have another shape, or one is infinite.
+    """
+    from scipy.stats import wilcoxon
+
+    differences = _as_series("differences", differences)
+    differences = differences[~np.isnan(differences)]
+    if not differences.any():
+        return 1.0 if differences.size else math.nan
+    return float(wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of several tests, adjusted so that the chance of any false alarm among them stays what each one says.
+
+    Whatever the tests have to do with each other (Holm 1979, A simple sequentially rejective multiple test procedure,
+    Scandinavian Journal of Statistics 6, 65–70).
+
+    Args:
+        p_values: One a test; NaN where there is none, which counts as no test.
+
+    Returns:
+        The adjusted ones, in the same order.
+    """
+    adjusted, largest = list(p_values), 0.0
+    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
 
 
 def _circular_blocks(num_eras: int, *, block: int, draws: int, seed: int) -> NDArray[np.int64]:

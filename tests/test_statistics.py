@@ -176,3 +176,47 @@ class TestStatistics:
     def test_default_block_needs_an_era(self):
         with pytest.raises(InvalidArgumentError, match="num_eras: expected an integer of at least 1, got 0"):
             statistics.default_block(0)
+
+
+class TestSignedRank:
+    def test_is_the_share_of_all_signs_that_are_as_uneven(self):
+        differences = np.array([0.3, -0.1, 0.7, 0.45, -0.2, 0.9, 0.05])
+        ranks = np.abs(differences).argsort().argsort() + 1
+        signs = np.array(np.meshgrid(*[[-1, 1]] * 7)).reshape(7, -1)
+        uneven = np.abs((signs * ranks[:, None]).sum(0))
+        seen = abs((np.sign(differences) * ranks).sum())
+        assert statistics.signed_rank(differences) == pytest.approx((uneven >= seen).mean(), rel=1e-12)
+
+    def test_eras_without_a_score_are_left_out_and_no_difference_is_no_evidence(self):
+        differences = np.random.default_rng(0).normal(0.2, size=40)
+        gaps = np.insert(differences, [3, 20], np.nan)
+        assert statistics.signed_rank(gaps) == statistics.signed_rank(differences)
+        assert statistics.signed_rank(np.zeros(9)) == 1.0
+        assert math.isnan(statistics.signed_rank(np.full(4, np.nan)))
+
+    def test_takes_eras_as_independent_and_says_so(self):
+        """Under no effect it alarms as often as asked where eras are independent, far more often where they are not."""
+
+        def alarms(persistence: float) -> float:
+            return np.mean(
+                [statistics.signed_rank(autoregressive(seed, 200, persistence)) < 0.05 for seed in range(200)]
+            )
+
+        assert alarms(0.0) == pytest.approx(0.05, abs=0.04)
+        assert alarms(0.8) > 0.3
+        assert "independent" in statistics.signed_rank.__doc__
+
+
+class TestHolm:
+    def test_the_worked_example(self):
+        assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+    @given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=8))
+    def test_raises_each_by_at_most_the_number_of_tests_and_keeps_their_order(self, p_values):
+        adjusted = statistics.holm(p_values)
+        tests = sum(not math.isnan(p) for p in p_values)
+        known = [(p, a) for p, a in zip(p_values, adjusted, strict=True) if not math.isnan(p)]
+        assert len(adjusted) == len(p_values)
+        assert all(math.isnan(a) for p, a in zip(p_values, adjusted, strict=True) if math.isnan(p))
+        assert all(p <= a <= min(1.0, tests * p) for p, a in known)
+        assert [a for _, a in sorted(known)] == sorted(a for _, a in known)

@@ -13,6 +13,8 @@ _TRACKING = click.option(
 )
 _ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.  [default: this machine]")
 
+_QUIET = click.option("--quiet", is_flag=True, help="Show the result alone, no progress and no warnings.")
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -41,7 +43,9 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
+@click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
+@_QUIET
 @_STORAGE
 @_TRACKING
 def run(
@@ -52,18 +56,23 @@ def run(
     gpu_hours: float | None,
     address: str | None,
     settings: tuple[str, ...],
+    smoke: bool,
     dry_run: bool,
+    quiet: bool,
     storage: str,
     tracking_uri: str | None,
 ) -> None:
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
-    from alignray.cli.show import print_estimate, print_plan, print_result, watch
+    from alignray.cli.progress import watch
+    from alignray.cli.show import print_estimate, print_plan, print_result
     from alignray.configuration import replace_at, set_from_text
     from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
     from alignray.sweep import estimate
 
     config = find_sweep(sweep)
+    if smoke:
+        config = config.smoke()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -85,7 +94,7 @@ def run(
                 raise
             click.echo(f"measured  not, on this machine: {error}")
         return
-    with watch() as progress:
+    with watch(quiet=quiet) as progress:
         result = run_sweep(
             config, name=name, storage=storage, address=address, tracking_uri=tracking_uri, progress=progress
         )
@@ -97,6 +106,7 @@ def run(
 @click.option("--trials", type=click.IntRange(min=1), help="Trials of each arm, at least as many as it has.")
 @click.option("--time-budget", type=Duration(), help="Stop the search after 90s, 30m, 2h, … of this time.")
 @_ADDRESS
+@_QUIET
 @_STORAGE
 @_TRACKING
 def resume(
@@ -104,14 +114,16 @@ def resume(
     trials: int | None,
     time_budget: float | None,
     address: str | None,
+    quiet: bool,
     storage: str,
     tracking_uri: str | None,
 ) -> None:
     """Go on with the sweep NAME where it was interrupted, or with more trials."""
-    from alignray.cli.show import print_result, watch
+    from alignray.cli.progress import watch
+    from alignray.cli.show import print_result
     from alignray.launch import resume_sweep
 
-    with watch() as progress:
+    with watch(quiet=quiet) as progress:
         result = resume_sweep(
             name,
             trials=trials,
@@ -126,17 +138,23 @@ def resume(
 
 @click.command()
 @click.argument("name")
+@click.argument("other", required=False)
 @click.option(
     "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the page to this file too."
 )
 @_STORAGE
 @_TRACKING
-def compare(name: str, page: Path | None, storage: str, tracking_uri: str | None) -> None:  # noqa: ARG001
-    """Show the arms of the sweep NAME side by side."""
-    from alignray.cli.show import print_result
+def compare(name: str, other: str | None, page: Path | None, storage: str, tracking_uri: str | None) -> None:  # noqa: ARG001
+    """Show the arms of the sweep NAME side by side; or, arm by arm, what the sweep OTHER has over it."""
+    from alignray.cli.show import print_across, print_result
     from alignray.errors import SweepError
-    from alignray.launch import open_result, write_page
+    from alignray.launch import compare_sweeps, open_result, write_page
 
+    if other is not None:
+        if page is not None:
+            raise click.UsageError("--html: expected one sweep, whose page is written; got two")
+        print_across(name, other, compare_sweeps(name, other, storage=storage))
+        return
     result = open_result(name, storage=storage)
     if result.comparison.empty:
         raise SweepError(f"sweep {name!r} has no comparison yet; finish it: alignray resume {name}")
@@ -145,6 +163,19 @@ def compare(name: str, page: Path | None, storage: str, tracking_uri: str | None
         if not page.absolute().parent.is_dir():
             raise click.UsageError(f"--html: no folder {page.absolute().parent}")
         click.echo(f"page        {write_page(result, page)}")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("trial")
+@_STORAGE
+def logs(name: str, trial: str, storage: str) -> None:
+    """Show what TRIAL (aligned-3, aligned-final) of the sweep NAME wrote about itself."""
+    from alignray.sweep import Manifest, read_log
+
+    folder = Path(storage).resolve() / name
+    Manifest.load(folder)
+    click.echo(read_log(folder, trial), nl=False)
 
 
 @click.command()
@@ -157,10 +188,10 @@ def ui(name: str | None, port: int | None, open_browser: bool | None, storage: s
     """Start the MLflow UI on this machine's loopback, at the sweep NAME or at all of them."""
     from alignray.cli.mlflow_ui import serve
     from alignray.sweep import Manifest
-    from alignray.tracking import resolve_tracking_uri
+    from alignray.tracking import resolve_tracking_uri, with_password
 
     uri = resolve_tracking_uri(tracking_uri)
     if name is not None:
         manifest = Manifest.load(Path(storage).resolve() / name)
-        uri = manifest.tracking_uri if tracking_uri is None else uri
+        uri = with_password(manifest.tracking_uri) if tracking_uri is None else uri
     serve(uri, name, port=port, open_browser=open_browser)

@@ -6,6 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, Unpack
 
 import click
@@ -41,6 +43,34 @@ def template_show(name: str) -> None:
     from alignray.launch import find_sweep
 
     click.echo(json.dumps(to_plain(find_sweep(name)), indent=2))
+
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@template.command("new")
+@_FILE
+@click.option("--from", "source", required=True, metavar="T", help="The template to start from.")
+def template_new(file: Path, source: str) -> None:
+    """Write FILE, a sweep of your own that starts as template T; it runs at once."""
+    from alignray.launch import new_template
+
+    new_template(file, source)
+    click.echo(f"{file}: alignray run {file}")
+
+
+@template.command("from-run")
+@click.argument("run_id")
+@_FILE
+@click.option("--tracking-uri", help="The MLflow store.  [default: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db]")
+def template_from_run(run_id: str, file: Path, tracking_uri: str | None) -> None:
+    """Write FILE, the sweep that makes the MLflow run RUN_ID again: a trial, a final model, or a whole sweep."""
+    from alignray.launch import sweep_of_run, sweep_source, write_template
+    from alignray.tracking import resolve_tracking_uri
+
+    config, about = sweep_of_run(run_id, resolve_tracking_uri(tracking_uri))
+    write_template(file, sweep_source(replace(config, template=file.stem), about))
+    click.echo(f"{file}: alignray run {file}")
 
 
 @click.group()

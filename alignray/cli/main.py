@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import click
 
 from alignray import __version__
-from alignray.cli.commands import compare, resume, run, ui
+from alignray.cli.commands import compare, logs, resume, run, ui
 from alignray.cli.doctor import doctor
 from alignray.cli.inspect import data, template
 from alignray.errors import AlignrayError
+from alignray.tracking import without_secrets
 
 _DONE, _FAILED, _USAGE = 0, 1, 2
 
@@ -28,7 +29,7 @@ def cli(debug: bool) -> None:
     """Train networks through a convex solver, and sweep them over a Ray cluster."""
 
 
-for command in (run, resume, compare, ui, template, data, doctor):
+for command in (run, resume, compare, logs, ui, template, data, doctor):
     cli.add_command(command)
 
 
@@ -55,16 +56,20 @@ def status(arguments: Sequence[str]) -> int:
         return _complain("interrupted", _FAILED)
     except AlignrayError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         return _complain(str(error), _USAGE if isinstance(error, ValueError) else _FAILED)
     except Exception as error:  # the last resort: whatever it is, one line, and the traceback on request
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         first = str(error).splitlines()[0] if str(error) else ""
         return _complain(f"{type(error).__name__}: {first} (--debug shows where)", _FAILED)
     return _DONE
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"alignray: {' '.join(message.split())}", err=True)
+    click.echo(f"alignray: {without_secrets(' '.join(message.split()))}", err=True)
     return code
+
+
+def _print_traceback() -> None:
+    click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)

@@ -18,11 +18,12 @@ from urllib.parse import quote
 import click
 
 from alignray.errors import SweepError, WorkError
-from alignray.tracking import EXPERIMENT
+from alignray.tracking import without_password
 
 _FIRST_PORT, _PORTS = 5000, 100
 _START_S = 60.0
 _STOP_S = 5.0
+_SERVER = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool | None) -> None:
@@ -38,11 +39,13 @@ def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool |
         SweepError: The store does not exist, or the port is taken.
         WorkError: The server did not start.
     """
+    from alignray.tracking.reading import experiment_id, open_store
+
     if open_browser is None:
         open_browser = sys.stdout.isatty()
-    experiment = _experiment_id(uri)
+    experiment = experiment_id(open_store(uri))
     if uri.startswith(("http://", "https://")):
-        _show(_page(uri.rstrip("/"), experiment, sweep), open_browser)
+        _show(_page(without_password(uri).rstrip("/"), experiment, sweep), open_browser)
         return
     if port is not None and _answers(port):
         raise SweepError(f"port {port} is taken; choose another --port, or leave it out")
@@ -58,14 +61,15 @@ def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool |
 @contextlib.contextmanager
 def _server(uri: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """MLflow's server with the file of its messages; stopped at the end, and all the processes that it started."""
-    address = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    store = {"MLFLOW_BACKEND_STORE_URI": uri}  # not an argument, for every user sees those
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops it as Ctrl-C does
     with tempfile.NamedTemporaryFile(prefix="alignray-ui-", suffix=".log") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "ui", *address, "--workers", "1"],  # one user
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env={**os.environ, **store, **_SERVER},
             start_new_session=True,  # a group of their own, to be stopped together
         )
         try:
@@ -78,19 +82,6 @@ def _server(uri: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
             signal.signal(signal.SIGTERM, before)
-
-
-def _experiment_id(uri: str) -> str:
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise SweepError(
-            f"no MLflow store at {uri.removeprefix('sqlite:///')}; run a sweep first, or name one with --tracking-uri"
-        )
-    from mlflow import MlflowClient
-
-    experiment = MlflowClient(uri).get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        raise SweepError(f"no experiment {EXPERIMENT!r} in the MLflow store; run a sweep first")
-    return str(experiment.experiment_id)
 
 
 def _page(server: str, experiment: str, sweep: str | None) -> str:

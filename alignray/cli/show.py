@@ -1,21 +1,14 @@
-"""What the terminal shows: progress, plans, results."""
+"""What the terminal shows: plans and results."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from alignray.report import interval_text, short
-from alignray.statistics import Interval
-from alignray.sweep import Estimate, Progress, Snapshot, SweepConfig
+from alignray.report import BASELINE, BASIS, difference_text, holdout_text, odds_text, short, validation_text, verdicts
+from alignray.sweep import Estimate, SweepConfig
 from alignray.trial import METRICS, Demand
 
 if TYPE_CHECKING:
@@ -25,118 +18,26 @@ if TYPE_CHECKING:
     from alignray.launch import SweepResult
 
 _WIDE = 120
-_STATES = ("complete", "pruned", "failed", "running")
-
-
-@contextlib.contextmanager
-def watch() -> Iterator[Progress]:
-    """A progress display: live at a terminal, plain lines elsewhere."""
-    console = Console()
-    if not console.is_terminal:
-        yield PlainProgress(console)
-        return
-    display = LiveProgress()
-    with Live(display, console=console, refresh_per_second=8, transient=True) as live:
-        display.console = live.console
-        yield display
-
-
-class PlainProgress:
-    """A line when something happened that is worth one."""
-
-    def __init__(self, console: Console) -> None:
-        self._console, self._started = console, time.monotonic()
-        self._ended = -1
-
-    def phase(self, text: str) -> None:
-        """See `Progress.phase`."""
-        self._line(text)
-
-    def update(self, snapshot: Snapshot) -> None:
-        """See `Progress.update`."""
-        if snapshot.ended == self._ended:
-            return
-        self._ended = snapshot.ended
-        best = ", ".join(f"{arm} {short(value)}" for arm, value in snapshot.best.items())
-        self._line(f"{snapshot.ended}/{snapshot.total} trials ended; best {snapshot.metric}: {best or 'none yet'}")
-
-    def warn(self, text: str) -> None:
-        """See `Progress.warn`."""
-        self._line(f"warning: {text}")
-
-    def _line(self, text: str) -> None:
-        seconds = time.monotonic() - self._started
-        self._console.print(f"{seconds:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-class LiveProgress:
-    """A bar, the phase, and a table of the arms, drawn in place."""
-
-    def __init__(self) -> None:
-        self.console: Console | None = None
-        self._started = time.monotonic()
-        self._phase = "starting"
-        self._snapshot: Snapshot | None = None
-
-    def phase(self, text: str) -> None:
-        """See `Progress.phase`."""
-        self._phase = text
-
-    def update(self, snapshot: Snapshot) -> None:
-        """See `Progress.update`."""
-        self._snapshot = snapshot
-
-    def warn(self, text: str) -> None:
-        """See `Progress.warn`."""
-        assert self.console is not None
-        self.console.print(Text(f"warning: {text}", style="yellow"))
-
-    def __rich__(self) -> Group:
-        seconds = int(time.monotonic() - self._started)
-        head = Text(f"{seconds // 60}:{seconds % 60:02d}  {self._phase}")
-        if self._snapshot is None:
-            return Group(head)
-        snapshot = self._snapshot
-        bar = ProgressBar(total=snapshot.total, completed=snapshot.ended, width=40)
-        table = Table("arm", *_STATES, f"best {snapshot.metric}", box=None, header_style="dim")
-        for arm, counts in snapshot.counts.items():
-            best = snapshot.best.get(arm)
-            cells = [str(counts.get(state, 0) or "·") for state in _STATES]
-            table.add_row(arm, *cells, "–" if best is None else short(best))
-        line = Table.grid(padding=(0, 1))
-        line.add_row(bar, f"{snapshot.ended}/{snapshot.total} trials")
-        return Group(head, line, table)
+_ABOUT_P = (
+    "p: Wilcoxon's signed-rank test on the differences, then corrected by Holm for the arms compared. It takes eras as "
+    "independent; where targets span several, p is too small: trust the interval."
+)
 
 
 def print_result(result: SweepResult) -> None:
-    """The comparison table, and where the rest is."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    """The comparison, and where the rest is."""
+    console = _console()
     comparison = result.comparison
     arms = list(dict.fromkeys(comparison["arm"]))
     first = comparison.iloc[0]
-    table = Table(
-        title=f"Sweep {result.name}: the arms on the sealed holdout, {first['eras']} eras, {first['members']} members",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("metric")
-    for arm in arms:
-        table.add_column(arm, justify="right")
-    cells = comparison.set_index(["metric", "arm"])
-    for metric in METRICS:
-        rows = [cells.loc[(metric, arm)] for arm in arms]
-        cell = [interval_text(Interval(row["value"], row["low"], row["high"])) for row in rows]
-        # A narrow terminal gets the brackets on a line of their own.
-        table.add_row(metric, *(text.replace(" [", "\n[") if console.width < _WIDE else text for text in cell))
-    counts = result.trials.groupby(["arm", "state"]).size().unstack(fill_value=0)
-    described = [", ".join(f"{int(n)} {state}" for state, n in counts.loc[arm].items() if n) for arm in arms]
-    table.add_section()
-    table.add_row("trials", *described)
-    console.print(table)
-    note = f"Brackets: {first['level']:.0%} intervals over the holdout's eras, by block bootstrap."
+    console.print(_holdout_table(result.name, comparison, arms, narrow=console.width < _WIDE))
+    note = f"Brackets: {first['level']:.0%} intervals over the eras, by block bootstrap. Validation flatters."
     console.print(note, style="dim", highlight=False)
+    if "difference" in comparison:
+        console.print(_difference_table(comparison, arms, narrow=console.width < _WIDE))
+        console.print(_ABOUT_P, style="dim", highlight=False)
+        for verdict in verdicts(comparison, result.metric):
+            console.print(verdict, highlight=False)
     for arm in arms:
         missing = _unscored(comparison[comparison["arm"] == arm])
         if missing:
@@ -147,6 +48,71 @@ def print_result(result: SweepResult) -> None:
         ("runs", f"alignray ui {result.name}"),
     ):
         console.print(f"{label:<11} {value}", highlight=False, soft_wrap=True)
+
+
+def print_across(first: str, second: str, table: pd.DataFrame) -> None:
+    """What the second of two sweeps has over the first."""
+    console = _console()
+    narrow, arms = console.width < _WIDE, list(dict.fromkeys(table["arm"]))
+    shown = _table(f"{second} against {first}, era by era on the {table.iloc[0]['eras']} holdout eras of both", arms)
+    cells = table.set_index(["metric", "arm"])
+    for metric in METRICS:
+        rows = [cells.loc[(metric, arm)] for arm in arms]
+        shown.add_row(metric, *(_folded(difference_text(row), narrow) for row in rows))
+        shown.add_row("", *(f"{short(row['first'])} → {short(row['second'])}" for row in rows), style="dim")
+        if any(odds := [odds_text(row) for row in rows]):
+            shown.add_row("", *(text.replace(", ", "\n") if narrow else text for text in odds), style="dim")
+    console.print(shown)
+    note = f"Brackets: {table.iloc[0]['level']:.0%} intervals of the difference over the eras, by block bootstrap."
+    console.print(note, style="dim", highlight=False)
+    console.print(_ABOUT_P, style="dim", highlight=False)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _holdout_table(name: str, comparison: pd.DataFrame, arms: list[str], *, narrow: bool) -> Table:
+    first = comparison.iloc[0]
+    table = _table(
+        f"Sweep {name}: the arms on the sealed holdout, {first['eras']} eras, {first['members']} members", arms
+    )
+    cells = comparison.set_index(["metric", "arm"])
+    for metric in METRICS:
+        rows = [cells.loc[(metric, arm)] for arm in arms]
+        table.add_row(metric, *(_folded(holdout_text(row), narrow) for row in rows))
+        table.add_row("  validation", *(_folded(validation_text(row), narrow) for row in rows), style="dim")
+    table.add_section()
+    of_arm = comparison.groupby("arm").first()
+    for label, cell in BASIS.items():
+        table.add_row(label, *(cell(of_arm.loc[arm]) for arm in arms))
+    return table
+
+
+def _difference_table(comparison: pd.DataFrame, arms: list[str], *, narrow: bool) -> Table:
+    others = [arm for arm in arms if arm != BASELINE]
+    table = _table(f"Differences to {BASELINE}, era by era on the holdout", others)
+    cells = comparison.set_index(["metric", "arm"])
+    for metric in METRICS:
+        rows = [cells.loc[(metric, arm)] for arm in others]
+        table.add_row(metric, *(_folded(difference_text(row), narrow) for row in rows))
+        if any(odds := [odds_text(row) for row in rows]):
+            table.add_row("", *(text.replace(", ", "\n") if narrow else text for text in odds), style="dim")
+    return table
+
+
+def _table(title: str, arms: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("metric")
+    for arm in arms:
+        table.add_column(arm, justify="right")
+    return table
+
+
+def _folded(text: str, narrow: bool) -> str:
+    """A narrow terminal gets the brackets on a line of their own."""
+    return text.replace(" [", "\n[") if narrow else text
 
 
 def _unscored(rows: pd.DataFrame) -> str:
@@ -200,7 +166,7 @@ def print_estimate(config: SweepConfig, estimate: Estimate) -> None:
         "epoch": f"{speed}, a trial that runs alone",
         "cost": f"about {estimate.hours:.2g} {unit} if all {config.search.trials * len(arms)} trials and {len(arms)} "
         f"final models go through {epochs} epochs; stopping early makes it less",
-        "time": f"about {_duration(estimate.elapsed_s)} on this machine, {estimate.at_once} trials at once",
+        "time": f"about {duration(estimate.elapsed_s)} on this machine, {estimate.at_once} trials at once",
         "measured": f"on {estimate.machine}; memory where the space is largest, times at the template's own point",
     }
     console = Console(soft_wrap=True)
@@ -216,7 +182,8 @@ def _memory_text(demand: Demand, asked: float) -> str:
     return f"{size}, {share:.2f} of a GPU of {demand.total_bytes / 1e9:.3g} GB; gpus_per_trial={asked:g} {enough}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``1.5 h``, ``12 min``, ``40 s``."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= length:
             return f"{seconds / length:.2g} {unit}"

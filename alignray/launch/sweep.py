@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,10 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignray.data import Panel
-from alignray.errors import StorageError, SweepError, WorkError
-from alignray.report import comparison_table, trials_table, write_comparison, write_paired, write_report
+from alignray.errors import SweepError
+from alignray.launch.templates import NAME
+from alignray.launch.tracked import FLUSH_S, tracked
+from alignray.report import (
+    compare_across,
+    comparison_table,
+    trials_table,
+    verdicts,
+    write_comparison,
+    write_paired,
+    write_report,
+)
 from alignray.serving import log_models
 from alignray.sweep import (
+    FinalResult,
     Manifest,
     Placed,
     Progress,
@@ -30,32 +39,23 @@ from alignray.sweep import (
     run_search,
     seal,
     settle_lag,
-    sweep_start,
     sweep_studies,
     train_finals,
 )
 from alignray.tracking import (
-    EXPERIMENT,
     SWEEP_KEY,
-    RunEnd,
     RunNote,
     TrackerHandle,
+    require_access,
     resolve_tracking_uri,
-    start_tracker,
+    runs_of,
     wait_until_written,
+    with_password,
+    without_password,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
-_FLUSH_S = 60.0
-_FLUSH_INTERRUPTED_S = 5.0
-
-
-class Interrupted(WorkError):
-    """The user stopped the sweep; what was finished is kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,9 +65,10 @@ class SweepResult:
     Attributes:
         name: Its name.
         folder: Its folder.
-        tracking_uri: The MLflow store that holds its runs.
-        trials: One row a trial: arm, number, state, value, epochs, reason, and its point of the space.
+        tracking_uri: The MLflow store that holds its runs, without its password.
+        trials: One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space.
         comparison: One row an arm and metric: value, low, high, and what they rest on.
+        metric: What the search looked at.
     """
 
     name: str
@@ -75,6 +76,7 @@ class SweepResult:
     tracking_uri: str
     trials: pd.DataFrame
     comparison: pd.DataFrame
+    metric: str
 
 
 def run_sweep(
@@ -97,9 +99,10 @@ def run_sweep(
         progress: Watches.
 
     Raises:
+        ConfigurationError: A network of one's own cannot be imported or built.
         DataError: The panel cannot be read.
         SweepError: The name is taken, the folder cannot be written, the cluster does not answer, or this machine, which
-            is the cluster, has no GPU that trials ask for.
+            is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -108,16 +111,18 @@ def run_sweep(
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
     _require_gpus(sweep, address)
+    _require_access(uri, progress)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
     sweep.split(panel.num_eras)
+    sweep.require_models(panel.num_features)
     with ray_cluster(address):
-        manifest = Manifest.of(name, settle_lag(sweep), panel, uri)
+        manifest = Manifest.of(name, settle_lag(sweep), panel, without_password(uri))
         _create(folder, manifest)
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)
             del panel  # the workers' copy is the only one of this node
-            return _execute(folder, manifest, placed, progress)
+            return _execute(folder, manifest, placed, uri, progress)
 
 
 def resume_sweep(
@@ -141,12 +146,13 @@ def resume_sweep(
         time_budget_s: Seconds after which the search stops this time; None leaves the budget as it is.
         storage: The folder of the sweeps.
         address: The Ray cluster; see `run_sweep`.
-        tracking_uri: The MLflow store; None for the one that the sweep began with.
+        tracking_uri: The MLflow store; None for the one that the sweep began with. Its password is not kept, but taken
+            from ``MLFLOW_TRACKING_URI``, where that is the same store, or from where MLflow and databases look for it.
         progress: Watches.
 
     Raises:
         SweepError: There is no such sweep, it is running, it has more trials, its data have changed since, or this
-            machine, which is the cluster, has no GPU that trials ask for.
+            machine, which is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -157,8 +163,10 @@ def resume_sweep(
     with _sole_driver(folder):
         if trials is not None or time_budget_s is not None:
             manifest = manifest.extended(trials, time_budget_s)
+        uri = with_password(manifest.tracking_uri) if tracking_uri is None else resolve_tracking_uri(tracking_uri)
+        _require_access(uri, progress)
         if tracking_uri is not None:
-            manifest = manifest.with_tracking(resolve_tracking_uri(tracking_uri))
+            manifest = manifest.with_tracking(without_password(uri))
         progress.phase(f"reading {manifest.config.data.source}")
         panel = manifest.config.data.load()
         if panel.digest != manifest.data["digest"]:
@@ -170,7 +178,7 @@ def resume_sweep(
         with ray_cluster(address):
             placed = _place(folder, manifest, panel, progress)
             del panel
-            return _execute(folder, manifest, placed, progress)
+            return _execute(folder, manifest, placed, uri, progress)
 
 
 def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
@@ -183,10 +191,27 @@ def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
     return _result(folder, Manifest.load(folder))
 
 
+def compare_sweeps(first: str, second: str, *, storage: str | Path = "runs") -> pd.DataFrame:
+    """What the second of two finished sweeps has over the first; see `alignray.report.compare_across`.
+
+    Raises:
+        SweepError: There is no such sweep, or the two cannot be compared.
+    """
+    manifests = [Manifest.load(Path(storage).resolve() / name) for name in (first, second)]
+    finals = [load_finals(Path(storage).resolve() / manifest.name, manifest) for manifest in manifests]
+    return compare_across((manifests[0], finals[0]), (manifests[1], finals[1]))
+
+
 def write_page(result: SweepResult, path: Path) -> Path:
     """Write the report of a finished sweep to a file of one's choice."""
     manifest = Manifest.load(result.folder)
-    return write_report(manifest, load_finals(result.folder, manifest), result.trials, result.comparison, path)
+    return _write_page(manifest, load_finals(result.folder, manifest), result, path)
+
+
+def _write_page(manifest: Manifest, finals: list[FinalResult], result: SweepResult, path: Path) -> Path:
+    studies = sweep_studies(result.folder, manifest)
+    importances = {arm: study.importance() for arm, study in studies.items()}
+    return write_report(manifest, finals, result.trials, result.comparison, path, importances=importances)
 
 
 def _require_gpus(config: SweepConfig, address: str | None) -> None:
@@ -197,16 +222,23 @@ def _require_gpus(config: SweepConfig, address: str | None) -> None:
         require_gpus(config.resources)
 
 
+def _require_access(uri: str, progress: Progress) -> None:
+    """A store that will never take anything is told of at once; one that is away, as the sweep goes on."""
+    if away := require_access(uri):
+        progress.warn(f"MLflow at {without_password(uri)} does not answer ({away}); the sweep begins all the same")
+
+
 def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -> dict[str, Placed]:
     split = manifest.config.split(panel.num_eras)
     searched, sealed = seal(panel, split.holdout, manifest.config.trial.split.embargo)
     return place({"searched": searched, "holdout": sealed}, folder / "shards", progress)
 
 
-def _execute(folder: Path, manifest: Manifest, placed: Mapping[str, Placed], progress: Progress) -> SweepResult:
+def _execute(
+    folder: Path, manifest: Manifest, placed: Mapping[str, Placed], uri: str, progress: Progress
+) -> SweepResult:
     folds = manifest.config.split(manifest.data["eras"]).folds
-    tracker = start_tracker(folder / "spool", manifest.tracking_uri, EXPERIMENT, manifest.id)
-    with _tracked(folder, manifest, tracker):
+    with tracked(folder, manifest, uri, progress) as tracker:
         progress.phase(f"searching {len(manifest.config.arms)} arms × {manifest.config.search.trials} trials")
         studies = run_search(folder, manifest, placed["searched"], folds, tracker, progress)
         progress.phase("training the best of each arm afresh")
@@ -217,84 +249,35 @@ def _execute(folder: Path, manifest: Manifest, placed: Mapping[str, Placed], pro
         result = _result(folder, manifest)
         csv = write_comparison(result.comparison, folder)
         paired = write_paired(manifest, result.trials, folder) if manifest.config.search.paired else []
-        page = write_report(manifest, finals, result.trials, result.comparison, folder / "report.html")
-        left = _log_results(tracker, manifest, [csv, *paired, page, folder / "manifest.json"])
+        page = _write_page(manifest, finals, result, folder / "report.html")
+        left = _log_results(tracker, manifest, result.comparison, [csv, *paired, page, folder / "manifest.json"])
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:
-            log_models(manifest, finals, _written_runs(tracker))
+            log_models(uri, finals, runs_of(tracker))
     return result
 
 
-@contextlib.contextmanager
-def _tracked(folder: Path, manifest: Manifest, tracker: TrackerHandle) -> Iterator[None]:
-    """The sweep's parent run: begun, and ended as the work within ends."""
-    import ray
-
-    ray.get(tracker.log.remote([sweep_start(manifest)]))
-    try:
-        yield
-    except KeyboardInterrupt:
-        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C only cuts the wait for MLflow short
-            _end(tracker, "KILLED", _FLUSH_INTERRUPTED_S)
-        rows = [row for study in sweep_studies(folder, manifest).values() for row in study.rows()]
-        ended = sum(row.state != "running" for row in rows)
-        raise Interrupted(
-            f"stopped; {ended} trials are finished and kept. Go on with: {_resume_command(folder)}"
-        ) from None
-    except (StorageError, OSError) as error:
-        cause = getattr(error, "cause", error)  # the tracker's own, of what Ray passes on
-        if isinstance(cause, OSError) and cause.errno not in _UNWRITABLE:
-            raise
-        raise StorageError(
-            f"{folder} can no longer be written to ({cause}); nothing that was finished is lost. Once it can: "
-            f"{_resume_command(folder)}"
-        ) from error
-    except BaseException:
-        _end(tracker, "FAILED", _FLUSH_INTERRUPTED_S)
-        raise
-    left = _end(tracker, "FINISHED", _FLUSH_S)
-    if left:
-        raise WorkError(
-            f"the sweep is done, its result is in {folder}, but MLflow lacks some of it ({left}); the rest is kept in "
-            f"{folder / 'spool'}. When MLflow is back: {_resume_command(folder)}"
-        )
-
-
-def _resume_command(folder: Path) -> str:
-    elsewhere = "" if folder.parent == Path("runs").resolve() else f" --storage {folder.parent}"
-    return f"alignray resume {folder.name}{elsewhere}"
-
-
-def _end(tracker: TrackerHandle, status: str, timeout_s: float) -> str:
-    tracker.log.remote([RunEnd(key=SWEEP_KEY, status=status)])
-    return wait_until_written(tracker, timeout_s)
-
-
-def _log_results(tracker: TrackerHandle, manifest: Manifest, files: list[Path]) -> str:
+def _log_results(tracker: TrackerHandle, manifest: Manifest, comparison: pd.DataFrame, files: list[Path]) -> str:
     """Hand the comparison to MLflow, and wait for it; what keeps it, or empty."""
+    found = verdicts(comparison, manifest.config.trial.scoring.metric)
     description = (
         f"Sweep **{manifest.name}** of template `{manifest.config.template}`: the arms "
         f"{', '.join(manifest.config.arms)}, {manifest.config.search.trials} trials each. "
-        "The comparison on the sealed holdout is in the artifacts: `report.html`, `comparison.csv`."
+        "The comparison on the sealed holdout is in the artifacts: `report.html`, `comparison.csv`.\n\n"
+        + "".join(f"- {verdict}\n" for verdict in found)
     )
     note = RunNote(key=SWEEP_KEY, tags={"mlflow.note.content": description}, files=tuple(map(str, files)))
     tracker.log.remote([note])
-    return wait_until_written(tracker, _FLUSH_S)
-
-
-def _written_runs(tracker: TrackerHandle) -> dict[str, str]:
-    import ray
-
-    runs: dict[str, str] = ray.get(tracker.run_ids.remote())
-    return runs
+    return wait_until_written(tracker, FLUSH_S)
 
 
 def _result(folder: Path, manifest: Manifest) -> SweepResult:
     studies = sweep_studies(folder, manifest)
     trials = trials_table([row for study in studies.values() for row in study.rows()])
     comparison = comparison_table(manifest, load_finals(folder, manifest), trials)
-    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison)
+    metric = manifest.config.trial.scoring.metric
+    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison, metric)
 
 
 @contextlib.contextmanager
@@ -313,7 +296,7 @@ def _sole_driver(folder: Path) -> Iterator[None]:
 
 
 def _free_folder(storage: Path, name: str) -> Path:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SweepError(f"name: expected at most 100 letters, digits, '.', '_' and '-', got {name!r}")
     folder = storage.resolve() / name
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,49 @@ from types import ModuleType
 from alignray.errors import AlignrayError, SweepError
 from alignray.sweep import SweepConfig
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a sweep or a template may be called: its folder is called so too."""
+
 
 def list_templates() -> dict[str, Path]:
     """The templates that come with alignray, by name."""
     return {path.stem: path for path in sorted(_folder().glob("[!_]*.py"))}
+
+
+def new_template(path: Path, source: str) -> None:
+    """Write a file of the user's own that starts as a template that comes with alignray, comments and all.
+
+    Args:
+        path: The file; its name without ``.py`` is the template's.
+        source: The name of the template.
+
+    Raises:
+        SweepError: There is no such template, or the file is there already, cannot be written, or cannot be called so.
+    """
+    templates = list_templates()
+    if source not in templates:
+        raise SweepError(f"no template {source!r}; expected one of {', '.join(templates)}")
+    text = templates[source].read_text()
+    write_template(path, text.replace(f'template="{source}"', f'template="{path.stem}"'))
+
+
+def write_template(path: Path, text: str) -> None:
+    """Write the file of a template, which must not be there yet.
+
+    Raises:
+        SweepError: It is there already, cannot be written, or cannot be called so.
+    """
+    if path.suffix != ".py" or not NAME.fullmatch(path.stem):
+        raise SweepError(
+            f"{path}: expected the name of a Python file, my_sweep.py say, of letters, digits, '.', '_' and '-'"
+        )
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise SweepError(f"{path}: is there already and is left as it is; choose another name") from None
+    except OSError as error:
+        raise SweepError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def find_sweep(name: str) -> SweepConfig:

@@ -1,16 +1,33 @@
 """Finished sweeps as tables and pages."""
 
-from alignray.report.page import interval_text, short, write_report
+from alignray.report.across import compare_across
+from alignray.report.page import (
+    BASIS,
+    difference_text,
+    holdout_text,
+    odds_text,
+    short,
+    validation_text,
+    write_report,
+)
 from alignray.report.paired import paired_summary, paired_table, write_paired
-from alignray.report.tables import comparison_table, trials_table, write_comparison
+from alignray.report.tables import BASELINE, comparison_table, paired, trials_table, verdicts, write_comparison
 
 __all__ = [
+    "BASELINE",
+    "BASIS",
+    "compare_across",
     "comparison_table",
-    "interval_text",
+    "difference_text",
+    "holdout_text",
+    "odds_text",
+    "paired",
     "paired_summary",
     "paired_table",
     "short",
     "trials_table",
+    "validation_text",
+    "verdicts",
     "write_comparison",
     "write_paired",
     "write_report",

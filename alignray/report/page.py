@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,17 +15,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alignray.report.tables import BASELINE
-from alignray.statistics import Interval
+from alignray.report.figures import Figure, colour_of, figures
+from alignray.report.tables import BASELINE, verdicts
+from alignray.search import FEWEST_FOR_IMPORTANCE
 from alignray.sweep import FinalResult, Manifest
-from alignray.trial import METRICS, Unscored
+from alignray.trial import METRICS, PARTS, Unscored
 
-# One colour an arm on every figure (Okabe and Ito's, which the colour-blind can tell apart).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_OPEN_TRIALS = 50
+"""A longer table of trials is folded."""
 
 
 def write_report(
-    manifest: Manifest, finals: Sequence[FinalResult], trials: pd.DataFrame, comparison: pd.DataFrame, path: Path
+    manifest: Manifest,
+    finals: Sequence[FinalResult],
+    trials: pd.DataFrame,
+    comparison: pd.DataFrame,
+    path: Path,
+    *,
+    importances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
     """Write the page, whole or not at all.
 
@@ -31,10 +42,10 @@ def write_report(
         trials: See `trials_table`.
         comparison: See `comparison_table`.
         path: The file to write.
+        importances: By arm, the importance of the space's fields; see `alignray.search.ArmStudy.importance`.
     """
-    from plotly.offline import get_plotlyjs
-
-    data = manifest.data
+    data, metric = manifest.data, manifest.config.trial.scoring.metric
+    drawn = list(figures(manifest, finals, trials, importances or {}))
     template = Template(Path(__file__).with_name("page.html").read_text())
     page = template.substitute(
         title=html.escape(f"Sweep {manifest.name}"),
@@ -44,25 +55,18 @@ def write_report(
             f"{data['factors']} factors, SHA-256 {data['digest'][:12]}…. "
             f"{manifest.config.search.trials} trials an arm, seed {manifest.config.search.seed}."
         ),
-        reading=(
-            "Each arm's best configuration was trained afresh and scored once on eras that the search never saw. "
-            f"Bold is the best estimate; brackets hold {manifest.config.holdout.level:.0%} intervals over those eras. "
-            "Where the intervals of two arms overlap widely, the data do not tell them apart."
-        ),
+        verdicts="".join(f"<li>{html.escape(verdict)}</li>" for verdict in verdicts(comparison, metric)),
+        level=f"{manifest.config.holdout.level:.0%}",
+        baseline=BASELINE,
         table=_comparison_html(manifest, comparison),
         caption="; ".join(f"<b>{name}</b>: {html.escape(metric.meaning)}" for name, metric in METRICS.items()) + ".",
         unscored=_unscored_html(manifest, comparison),
-        figures="\n".join(
-            _section(title, figure)
-            for title, figure in (
-                ("Cumulative score by era", _cumulative(manifest, finals)),
-                ("The search", _history(manifest, trials)),
-            )
-        ),
-        trials=trials.astype({"reason": object})
-        .fillna({"reason": ""})
-        .to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}", na_rep=""),
-        plotly=get_plotlyjs(),
+        basis=_basis_html(manifest, comparison),
+        arms="".join(_toggle(manifest, arm) for arm in manifest.config.arms),
+        sections=_sections(drawn, importances),
+        trials=_trials_html(trials),
+        figures=json.dumps([{"traces": f.traces, "layout": f.layout} for f in drawn]).replace("</", "<\\/"),
+        plotly=_packed_plotly(),
     )
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(page)
@@ -70,9 +74,14 @@ def write_report(
     return path
 
 
-def interval_text(interval: Interval) -> str:
-    """``0.039 [0.008, 0.070]``."""
-    return f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]"
+def holdout_text(row: Any) -> str:
+    """``0.039 [0.008, 0.070]`` of a row of the comparison."""
+    return f"{short(row['value'])} [{short(row['low'])}, {short(row['high'])}]"
+
+
+def validation_text(row: Any) -> str:
+    """The same on the validation eras."""
+    return f"{short(row['validation'])} [{short(row['validation_low'])}, {short(row['validation_high'])}]"
 
 
 def short(value: float) -> str:
@@ -82,26 +91,49 @@ def short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
 
 
+def difference_text(row: Any) -> str:
+    """``+0.004 [-0.012, +0.020]`` of a row of the comparison."""
+    return f"{row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
+
+
+def odds_text(row: Any) -> str:
+    """``p 0.03, 0.09 by Holm, 140 of 260 eras won``, as far as a row of the comparison has them."""
+    told = [] if np.isnan(row["p"]) else [f"p {row['p']:.2g}, {row['p_holm']:.2g} by Holm"]
+    if row["wins"] + row["losses"] > 0:
+        told.append(f"{row['wins']:.0f} of {row['eras']:.0f} eras won")
+    return ", ".join(told)
+
+
+def _packed_plotly() -> str:
+    """Plotly's script, packed to a third of its size: a page of less than 2 MB goes where one of 5 MB does not."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+
+
 def _comparison_html(manifest: Manifest, comparison: pd.DataFrame) -> str:
     arms = manifest.config.arms
-    head = "".join(f"<th scope='col'>{html.escape(arm)}</th>" for arm in arms)
     rows = []
     for name, metric in METRICS.items():
         of_metric = comparison[comparison["metric"] == name].set_index("arm")
         ranked = metric.direction != 0 and of_metric["value"].notna().any()
         best = (metric.direction * of_metric["value"]).idxmax() if ranked else None
         cells = "".join(_cell(of_metric.loc[arm], arm == best) for arm in arms)
-        rows.append(f"<tr><td title='{html.escape(metric.meaning)}'>{name}</td>{cells}</tr>")
-    return f"<table><thead><tr><th scope='col'>metric</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        rows.append(f"<tr><th scope='row' title='{html.escape(metric.meaning)}'>{name}</th>{cells}</tr>")
+    return _table(("metric", *arms), rows)
 
 
 def _cell(row: Any, best: bool) -> str:
-    inner = f"{short(row['value'])}<small>[{short(row['low'])}, {short(row['high'])}]</small>"
+    small = [
+        f"[{short(row['low'])}, {short(row['high'])}]",
+        f"validation {validation_text(row)}",
+    ]
     if "difference" in row and np.isfinite(row["difference"]):
-        difference = f"{row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
-        inner += f"<small>{difference} to {BASELINE}</small>"
+        small.append(f"{difference_text(row)} to {BASELINE}")
+        small.append(odds_text(row))
     if row["unscored"]:
-        inner += f"<small>{row['unscored']} of {row['eras'] * row['members']} unscored</small>"
+        small.append(f"{row['unscored']} of {row['eras'] * row['members']} unscored")
+    inner = short(row["value"]) + "".join(f"<small>{text}</small>" for text in small if text)
     return f"<td class='{'best' if best else ''}'>{inner}</td>"
 
 
@@ -120,71 +152,77 @@ def _unscored_html(manifest: Manifest, comparison: pd.DataFrame) -> str:
             rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     if not rows:
         return ""
-    head = "".join(
-        f"<th scope='col'>{name}</th>" for name in ("arm", "why", "eras × members by metric", "what may help")
-    )
     return (
         "<h2>Eras without a score</h2>"
         "<p>A metric is taken over the eras that have it: an arm that lacks it in many is compared on fewer.</p>"
         "<div class='wide' tabindex='0' role='region' aria-label='Eras without a score'>"
-        f"<table class='text'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{_table(('arm', 'why', 'eras × members by metric', 'what may help'), rows, kind='text')}</div>"
     )
 
 
-def _section(title: str, figure: Any) -> str:
-    drawn = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=title.lower().replace(" ", "-"),
-        config={"displaylogo": False, "responsive": True},
+def _basis_html(manifest: Manifest, comparison: pd.DataFrame) -> str:
+    of_arm = comparison.groupby("arm").first()
+    rows = []
+    for label, cell in BASIS.items():
+        cells = "".join(f"<td>{cell(of_arm.loc[arm])}</td>" for arm in manifest.config.arms)
+        rows.append(f"<tr><th scope='row'>{label}</th>{cells}</tr>")
+    return _table(("", *manifest.config.arms), rows)
+
+
+BASIS: dict[str, Any] = {
+    "trials": lambda row: ", ".join(
+        f"{row[state]} {state}" for state in ("complete", "pruned", "failed") if row[state] or state != "failed"
+    ),
+    "core-hours": lambda row: f"{row['core_hours']:.3g}",
+    "GPU-hours": lambda row: f"{row['gpu_hours']:.3g}",
+    "members": lambda row: f"{row['members']}",
+    "eras, validation and holdout": lambda row: f"{row['validation_eras']}, {row['eras']}",
+    "seeds of search, trials, final": lambda row: f"{row['search_seed']}, {row['trial_seed']}, {row['holdout_seed']}",
+    "looks at the holdout": lambda row: f"{row['looks']}",
+}
+"""What an arm's numbers rest on: how each line of it reads, from a row of the comparison."""
+
+
+def _table(head: Iterable[str], rows: Iterable[str], *, kind: str = "") -> str:
+    names = "".join(f"<th scope='col'>{name}</th>" for name in head)
+    return f"<table class='{kind}'><thead><tr>{names}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _toggle(manifest: Manifest, arm: str) -> str:
+    return (
+        f"<label><input type='checkbox' checked value='{arm}'/>"
+        f"<span class='swatch' style='background:{colour_of(manifest, arm)}'></span>{arm}</label>"
     )
-    return f"<h2>{html.escape(title)}</h2>{drawn}"
 
 
-def _cumulative(manifest: Manifest, finals: Sequence[FinalResult]) -> Any:
-    metric = manifest.config.trial.scoring.metric
-    figure = _figure("holdout era", f"cumulative {metric}")
-    for final in finals:
-        series = np.nan_to_num(final.by_era(metric))
-        colour = _colour(manifest)(final.arm)
-        figure.add_scatter(
-            x=list(final.scores.eras), y=series.cumsum().tolist(), name=final.arm, line={"color": colour}
+def _sections(drawn: Sequence[Figure], importances: Mapping[str, Mapping[str, float]] | None) -> str:
+    parts, number = [], 0
+    for section, group in groupby(drawn, key=lambda figure: figure.section):
+        parts.append(f"<h2>{html.escape(section)}</h2><div class='figures'>")
+        for figure in group:
+            caption, height = html.escape(figure.caption), figure.layout.get("height", 380)
+            parts.append(
+                f"<figure><div class='{'wide' if figure.wide else 'fit'}' tabindex='0' role='region' "
+                f"aria-label='{html.escape(figure.caption.split('.')[0], quote=True)}'>"
+                f"<div class='plot' data-figure='{number}' style='height:{height}px'></div></div>"
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+            number += 1
+        parts.append("</div>")
+    if importances is not None and not any(importances.values()):
+        parts.append(
+            "<h2>Parameter importance</h2><p class='faint'>No arm has the "
+            f"{FEWEST_FOR_IMPORTANCE} finished trials that it takes to say which fields matter.</p>"
         )
-    return figure
+    return "".join(parts)
 
 
-def _history(manifest: Manifest, trials: pd.DataFrame) -> Any:
-    figure = _figure("trial", f"validation {manifest.config.trial.scoring.metric}")
-    symbols = {"complete": "circle", "pruned": "x", "failed": "triangle-down", "running": "circle-open"}
-    for arm in manifest.config.arms:
-        rows = trials[(trials["arm"] == arm) & trials["value"].notna()]
-        figure.add_scatter(
-            x=rows["number"].tolist(),
-            y=rows["value"].tolist(),
-            name=arm,
-            mode="markers",
-            marker={"color": _colour(manifest)(arm), "size": 9, "symbol": [symbols[state] for state in rows["state"]]},
-            text=rows["state"].tolist(),
-        )
-    return figure
-
-
-def _colour(manifest: Manifest) -> Callable[[str], str]:
-    return lambda arm: _COLOURS[manifest.config.arms.index(arm) % len(_COLOURS)]
-
-
-def _figure(x: str, y: str) -> Any:
-    import plotly.graph_objects as go
-
-    return go.Figure(
-        layout={
-            "xaxis": {"title": x},
-            "yaxis": {"title": y},
-            "height": 380,
-            "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "legend": {"orientation": "h", "y": 1.12},
-            "template": "none",
-        }
+def _trials_html(trials: pd.DataFrame) -> str:
+    shown = trials.drop(columns=[f"seconds_{part}" for part in PARTS]).astype({"reason": object})
+    rows = shown.fillna({"reason": ""}).to_html(
+        index=False, border=0, float_format=lambda value: f"{value:.4g}", na_rep=""
+    )
+    return (
+        f"<details {'open' if len(trials) <= _OPEN_TRIALS else ''}><summary>{len(trials)} trials</summary>"
+        f"<div class='wide' tabindex='0' role='region' aria-label='Trials'>{rows}</div></details>"
     )

@@ -3,9 +3,10 @@
 from alignray.search.config import SearchConfig
 from alignray.search.samplers import SAMPLERS
 from alignray.search.space import Choice, Distribution, Float, Int, Space
-from alignray.search.studies import ArmStudy, Proposal, TrialRow, open_studies, trial_key
+from alignray.search.studies import FEWEST_FOR_IMPORTANCE, ArmStudy, Proposal, TrialRow, open_studies, trial_key
 
 __all__ = [
+    "FEWEST_FOR_IMPORTANCE",
     "SAMPLERS",
     "ArmStudy",
     "Choice",

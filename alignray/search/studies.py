@@ -7,8 +7,9 @@ from a defined part of the record, and then put down in it, whole.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
@@ -30,7 +31,11 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-_REASON, _SWEEP = "reason", "sweep"
+_REASON, _SECONDS, _SWEEP = "reason", "seconds", "sweep"
+
+
+FEWEST_FOR_IMPORTANCE = 20
+"""Finished trials of an arm below which nothing is said of its fields' importance."""
 
 
 def trial_key(arm: str, number: int) -> str:
@@ -70,6 +75,7 @@ class TrialRow:
         epochs: Epochs reported.
         reason: Why it failed, or None.
         values: Its point of the space.
+        seconds: What its epochs took, by part.
     """
 
     arm: str
@@ -79,6 +85,7 @@ class TrialRow:
     epochs: int
     reason: str | None
     values: Mapping[str, Value]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class ArmStudy:
@@ -95,6 +102,7 @@ class ArmStudy:
     def __init__(self, study: optuna.Study, arm: str, space: Space, sampler: Sampler, lag: int) -> None:
         self.arm = arm
         self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
+        self._running: dict[int, optuna.Trial] = {}
 
     @property
     def ready(self) -> bool:
@@ -133,25 +141,32 @@ class ArmStudy:
         """Trials proposed so far, whatever became of them."""
         return len(self._frozen())
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """Record a trial's best score after an epoch; an epoch that is already recorded is left as it is."""
-        frozen = self._frozen()[number]
-        if epoch not in frozen.intermediate_values:
-            optuna.Trial(self._study, frozen._trial_id).report(value, epoch)
+    def report(self, number: int, epoch: int, value: float, seconds: Mapping[str, float] | None = None) -> None:
+        """Record a trial's best score after an epoch, and what the epoch took, by part.
+
+        An epoch that is already recorded is left as it is: one that is trained again after a crash counts once.
+        """
+        trial = self._trial(number)
+        frozen = self._study._storage.get_trial(trial._trial_id)
+        if epoch in frozen.intermediate_values:
+            return
+        trial.report(value, epoch)
+        if seconds:
+            spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
+            trial.set_user_attr(_SECONDS, {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()})
 
     def complete(self, number: int, value: float) -> None:
         """A trial ran to its own end with that best score."""
-        self._study.tell(number, value)
+        self._tell(number, TrialState.COMPLETE, value)
 
     def prune(self, number: int) -> None:
         """The scheduler stopped a trial: it keeps its last recorded score, and is not taken for a finished one."""
-        self._study.tell(number, state=TrialState.PRUNED)
+        self._tell(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """A trial failed; no value of it reaches the sampler."""
-        frozen = self._frozen()[number]
-        optuna.Trial(self._study, frozen._trial_id).set_user_attr(_REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL)
+        self._trial(number).set_user_attr(_REASON, reason)
+        self._tell(number, TrialState.FAIL)
 
     def best(self) -> Proposal | None:
         """The finished trial with the best score; None where no trial finished."""
@@ -177,6 +192,7 @@ class ArmStudy:
                     epochs=max(steps, default=0),
                     reason=trial.user_attrs.get(_REASON),
                     values=self._values(trial),
+                    seconds=trial.user_attrs.get(_SECONDS, {}),
                 )
             )
         return rows
@@ -184,6 +200,27 @@ class ArmStudy:
     def curves(self) -> dict[int, dict[int, float]]:
         """The scores reported so far, by trial and epoch."""
         return {trial.number: dict(trial.intermediate_values) for trial in self._frozen()}
+
+    def importance(self) -> dict[str, float]:
+        """How much each field has to do with being among the best tenth of the finished trials; adds up to 1.
+
+        By PED-ANOVA (Watanabe, Bansal & Hutter 2023, PED-ANOVA: Efficiently quantifying hyperparameter importance in
+        arbitrary subspaces, doi:10.24963/ijcai.2023/488). A field that exists under a condition is looked at among the
+        trials that have it. Empty where fewer than ``FEWEST_FOR_IMPORTANCE`` trials finished.
+        """
+        finished = self._frozen(states=(TrialState.COMPLETE,))
+        if len(finished) < FEWEST_FOR_IMPORTANCE:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = {
+            path: evaluator.evaluate(self._study, params=[path])[path]
+            for path in self._space.distributions
+            if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
+        }
+        total = sum(found.values())
+        return {path: share / total for path, share in found.items()} if total > 0 else {}
 
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
@@ -196,6 +233,15 @@ class ArmStudy:
         """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
         seen = len(self._seen(trials))
         return [trial if trial.number < seen else _as_running(trial) for trial in trials]
+
+    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
+        self._study.tell(number, value, state)
+        self._running.pop(number, None)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._running:
+            self._running[number] = optuna.Trial(self._study, self._frozen()[number]._trial_id)
+        return self._running[number]
 
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.
@@ -246,16 +292,17 @@ def open_studies(
         grid_points=config.grid_points,
         directions=directions,
     )
+    unused = optuna.samplers.RandomSampler()  # the record proposes nothing; the default would begin to
     known = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     studies: dict[str, ArmStudy] = {}
     for arm in arms:
         name = f"{sweep}/{arm}"
         if name in known:
-            study = optuna.load_study(study_name=name, storage=storage)
+            study = optuna.load_study(study_name=name, storage=storage, sampler=unused)
             if study.user_attrs.get(_SWEEP) not in (None, sweep_id):
                 raise SweepError(f"{config.storage} holds another sweep {sweep!r} already; choose another --name")
         elif create:
-            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+            study = optuna.create_study(study_name=name, storage=storage, sampler=unused, directions=directions)
             study.set_user_attr(_SWEEP, sweep_id)
         else:
             continue

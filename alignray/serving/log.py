@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from alignray import __version__
 from alignray.serving.model import TrainedModel
-from alignray.sweep import FinalResult, Manifest
+from alignray.sweep import FinalResult
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -19,18 +19,18 @@ _MODEL_TAG = "alignray.model"
 _NEEDED = ("torch", "mlflow", "numpy", "pandas", "safetensors")
 
 
-def log_models(manifest: Manifest, finals: Sequence[FinalResult], runs: Mapping[str, str]) -> None:
+def log_models(tracking_uri: str, finals: Sequence[FinalResult], runs: Mapping[str, str]) -> None:
     """Log every final model to its run, as a model that ``mlflow.pyfunc.load_model`` loads; those there are left.
 
     Args:
-        manifest: The sweep.
+        tracking_uri: The MLflow store.
         finals: The final results.
         runs: MLflow's run of each final model, by key.
     """
     import mlflow
 
-    client = mlflow.MlflowClient(manifest.tracking_uri)
-    mlflow.set_tracking_uri(manifest.tracking_uri)
+    client = mlflow.MlflowClient(tracking_uri)
+    mlflow.set_tracking_uri(tracking_uri)
     for final in finals:
         run_id = runs[final.key]
         if _MODEL_TAG in client.get_run(run_id).data.tags:

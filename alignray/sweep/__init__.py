@@ -1,10 +1,19 @@
 """A search over trials on a Ray cluster, at equal budgets for every arm."""
 
 from alignray.sweep.cluster import ray_cluster, require_gpus
-from alignray.sweep.config import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig
+from alignray.sweep.config import (
+    DataConfig,
+    HoldoutConfig,
+    ResourceConfig,
+    SchedulerConfig,
+    SweepConfig,
+    SyntheticConfig,
+)
+from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
-from alignray.sweep.events import sweep_start
-from alignray.sweep.finals import FinalResult, load_finals, seal, train_finals
+from alignray.sweep.events import config_of_tags, sweep_start
+from alignray.sweep.finals import FinalResult, interval, load_finals, seal, train_finals
+from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
@@ -23,10 +32,14 @@ __all__ = [
     "Silent",
     "Snapshot",
     "SweepConfig",
+    "SyntheticConfig",
+    "config_of_tags",
     "estimate",
+    "interval",
     "load_finals",
     "place",
     "ray_cluster",
+    "read_log",
     "require_gpus",
     "run_search",
     "seal",
@@ -34,4 +47,5 @@ __all__ = [
     "sweep_start",
     "sweep_studies",
     "train_finals",
+    "write_environment",
 ]

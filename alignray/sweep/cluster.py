@@ -14,6 +14,10 @@ from alignray.errors import SweepError
 from alignray.sweep.config import ResourceConfig
 
 _KNOCK_S = 5.0
+_TOKEN = (
+    "if the cluster is there and wants a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what "
+    "`ray get-auth-token` prints on its head node (or RAY_AUTH_TOKEN_PATH to a file that holds it)"
+)
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody unless the user turns it on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -22,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own: the progress display is ours
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path means the same in every worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # Tune's snapshots are for its restore; ours is from the journal
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost worker is one line of ours, not a traceback
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: the journal says what to go on with
@@ -53,8 +58,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         options["include_dashboard"] = False
     try:
         ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address or "this machine", str(error).splitlines()[0]) from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        # To whom it does not let in, Ray says no more than that it cannot connect.
+        hint = "" if address is None else f"; {_TOKEN}"
+        raise _no_cluster(address or "this machine", str(error).splitlines()[0], hint) from error
     try:
         yield
     finally:
@@ -88,7 +95,8 @@ def _require_answer(address: str | None) -> None:
         raise _no_cluster(str(address), str(error)) from error
 
 
-def _no_cluster(where: str, why: str) -> SweepError:
+def _no_cluster(where: str, why: str, hint: str = "") -> SweepError:
     return SweepError(
         f"no Ray cluster at {where}: {why}; start one (ray start --head), or leave --address out to use this machine"
+        f"{hint}"
     )

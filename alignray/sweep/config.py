@@ -3,20 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import cast
 
-from alignray.configuration import require_above, require_at_least, require_one_of
+from alignray.configuration import (
+    flatten,
+    replace_at,
+    require_above,
+    require_at_least,
+    require_one_of,
+    to_plain,
+)
 from alignray.data import Panel, Split, datasets, open_shards
 from alignray.data.datasets.numerai import FEATURES, Part
 from alignray.data.shards.manifest import MANIFEST
 from alignray.errors import ConfigurationError, DataError
+from alignray.models import build_model
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
+from alignray.tracking import without_password
 from alignray.trial import TrialConfig
+
+_FAMILY = "model.family"
 
 SCHEDULERS = ("asha", "hyperband", "median", "fifo")
 """Every scheduler by name."""
+_SMOKE = {
+    "search.trials": 2,
+    "search.initial_points": 2,
+    "scheduler.grace_epochs": 1,
+    "trial.training.epochs": 3,  # one to warm up, one to ease the costs in, one of the arm as it is
+    "trial.training.warmup_epochs": 1,
+    "trial.training.annealing.epochs": 1,
+    "trial.members": 2,
+    "holdout.members": 2,
+}
+"""What a smoke run has at most."""
+_SMOKE_SYNTHETIC = {"data.synthetic.eras": 48, "data.synthetic.rows": 500, "holdout.eras": 8}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticConfig:
+    """The sizes of a made-up panel in Numerai's layout; see `alignray.datasets.synthetic`.
+
+    Attributes:
+        eras: Eras.
+        rows: Rows of an era, at most.
+        features: Features, which are the factors too.
+        seed: Decides everything.
+    """
+
+    eras: int = 240
+    rows: int = 500
+    features: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least("data.synthetic.eras", self.eras, 1)
+        require_at_least("data.synthetic.rows", self.rows, 2)
+        require_at_least("data.synthetic.features", self.features, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +70,8 @@ class DataConfig:
     """The panel.
 
     Attributes:
-        source: ``sp500``, or the path of a file (parquet, Arrow, CSV), of a folder of shards (or its URL), or of
-            Numerai's files.
+        source: ``sp500``; ``synthetic``, which is made up; or the path of a file (parquet, Arrow, CSV), of a folder of
+            shards (or its URL), or of Numerai's files.
         era: The era column of a file.
         target: Its target column; of Numerai's files, the target.
         features: The features of a file: names or patterns.
@@ -35,6 +81,9 @@ class DataConfig:
         feature_set: Of Numerai's files, the set of features.
         factor_set: Of Numerai's files, the set of factors; None for the features themselves.
         part: Of Numerai's files, which are read, in time order: ``train``, ``validation``.
+        synthetic: The sizes of what is made up. Other sources leave it unread: a template that makes up its data until
+            it is given some is given them by ``source`` alone.
+        digest: The digest that the panel must have (`Panel.digest`); None for any.
     """
 
     source: str = "sp500"
@@ -47,24 +96,49 @@ class DataConfig:
     feature_set: str = "small"
     factor_set: str | None = None
     part: tuple[Part, ...] = ("train",)
+    synthetic: SyntheticConfig = SyntheticConfig()
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if "://" in self.source and self.source != without_password(self.source):
+            raise ConfigurationError(
+                f"data.source: expected a URL without a password, for it is written down with the sweep, got "
+                f"{without_password(self.source)!r} with one; fsspec takes it from the environment or its configuration"
+            )
 
     def load(self) -> Panel:
         """Read the panel.
 
         Raises:
             ConfigurationError: The source is none, or a field is set that does not concern a source of its kind.
-            DataError: The file or folder is missing, or lacks a column, or holds what cannot be used.
+            DataError: The file or folder is missing, or lacks a column, or holds what cannot be used, or its content
+                is not that of the digest.
         """
+        panel = self._load()
+        if self.digest is not None and panel.digest != self.digest:
+            raise DataError(
+                f"data.digest: expected {self.digest[:12]}…, got {panel.digest[:12]}… from {self.source}: its data are "
+                "not those that this sweep was made for; put them back, or take these: --set data.digest=null"
+            )
+        return panel
+
+    def _load(self) -> Panel:
         if self.source == "sp500":
             self._require_only("sp500")
             return datasets.sp500()
+        if self.source == "synthetic":
+            self._require_only("synthetic")
+            sizes = self.synthetic
+            return datasets.synthetic(
+                num_eras=sizes.eras, rows=sizes.rows, num_features=sizes.features, seed=sizes.seed
+            )
         if "://" in self.source:
             self._require_only("a URL of shards, which settle their columns")
             return open_shards(self.source)
         path = Path(self.source)
         if not path.exists() and "/" not in self.source and "." not in self.source:
             raise ConfigurationError(
-                f"data.source: expected sp500, or the path of a file, of a folder of shards or of "
+                f"data.source: expected sp500, synthetic, or the path of a file, of a folder of shards or of "
                 f"Numerai's files, got {self.source!r}"
             )
         if not path.is_dir():
@@ -95,7 +169,10 @@ class DataConfig:
     def _require_only(self, kind: str, *names: str) -> None:
         """Raise ConfigurationError if a field is set that a source of this kind would silently ignore."""
         for field_ in fields(self):
-            if field_.name not in ("source", *names) and getattr(self, field_.name) != field_.default:
+            if (
+                field_.name not in ("source", "synthetic", "digest", *names)
+                and getattr(self, field_.name) != field_.default
+            ):
                 raise ConfigurationError(
                     f"data.{field_.name}: expected {field_.default!r}, its default, as data.source is {kind}, "
                     f"got {getattr(self, field_.name)!r}"
@@ -140,6 +217,7 @@ class ResourceConfig:
         time_budget_s: Seconds after which the search stops; None for no limit.
         gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold; None
             for no limit.
+        spool_limit_mb: MB of events that wait for MLflow on disk; beyond, trials wait too.
     """
 
     cpus_per_trial: float = 1.0
@@ -151,6 +229,7 @@ class ResourceConfig:
     checkpoints_kept: int = 2
     time_budget_s: float | None = None
     gpu_hours: float | None = None
+    spool_limit_mb: float = 1_000.0
 
     def __post_init__(self) -> None:
         require_above("resources.cpus_per_trial", self.cpus_per_trial, 0)
@@ -161,6 +240,7 @@ class ResourceConfig:
         require_at_least("resources.checkpoint_every", self.checkpoint_every, 1)
         require_at_least("resources.checkpoints_kept", self.checkpoints_kept, 1)
         require_above("resources.time_budget_s", self.time_budget_s, 0)
+        require_above("resources.spool_limit_mb", self.spool_limit_mb, 0)
         if self.gpu_hours is not None and not (self.gpu_hours > 0 and self.gpus_per_trial > 0):
             raise ConfigurationError(
                 f"resources.gpu_hours: expected a number above 0 and trials on GPUs, got {self.gpu_hours} with "
@@ -266,6 +346,15 @@ class SweepConfig:
                     f"the whole; got {self.resources.workers_per_trial}"
                 )
 
+    def smoke(self) -> SweepConfig:
+        """The same sweep with numbers so small that it shows in seconds whether every step runs, and nothing else.
+
+        Arms, space, folds and data stay, but for data that are made up: of those there are fewer eras and rows.
+        """
+        plain = flatten(to_plain(self))
+        most = _SMOKE | (_SMOKE_SYNTHETIC if self.data.source == "synthetic" else {})
+        return replace_at(self, {path: min(cast("int", plain[path]), value) for path, value in most.items()})
+
     def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.
 
@@ -273,3 +362,16 @@ class SweepConfig:
             InvalidArgumentError: The panel is too short, or the folds of ``blocked`` are too few.
         """
         return self.trial.split.cut(num_eras, holdout=self.holdout.eras)
+
+    def require_models(self, num_features: int) -> None:
+        """Check that the networks of one's own that trials may have can be imported and built, before any trial starts.
+
+        Raises:
+            ConfigurationError: One cannot.
+        """
+        varied = self.space.distributions.get(_FAMILY)
+        families = {self.trial.model.family, *(map(str, varied.extremes()) if varied else ())}
+        for family in sorted(families):
+            model = replace(self.trial.model, family=family)
+            if model.is_own:
+                build_model(model, num_features, seed=self.trial.seed)

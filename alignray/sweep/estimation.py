@@ -45,11 +45,13 @@ def estimate(config: SweepConfig, panel: Panel) -> Estimate:
         panel: Its panel, holdout and all; the holdout is not looked at.
 
     Raises:
+        ConfigurationError: A network of one's own cannot be imported or built.
         SweepError: Trials are to run on GPUs, and this machine has too few for one of them.
         OutOfMemoryError: A trial does not fit.
         TrainingError: None of its solves converged.
     """
     require_gpus(config.resources)
+    config.require_models(panel.num_features)
     trial, resources = config.trial, config.resources
     split = config.split(panel.num_eras)
     searched, _ = seal(panel, split.holdout, trial.split.embargo)

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 
-from alignray.configuration import flatten, to_plain
+from alignray.configuration import flatten, from_plain, replace_at, to_plain
 from alignray.search import Proposal
+from alignray.sweep.config import SweepConfig
+from alignray.sweep.environment import command_line
 from alignray.sweep.manifest import Manifest
 from alignray.tracking import SWEEP_KEY, RunEnd, RunNote, RunStart
 from alignray.trial import TrialConfig
 
+_CONFIG, _DIGEST = "alignray.config", "alignray.data_digest"
+_TAG_LENGTH = 5_000
+"""Characters of a tag: no store of MLflow takes fewer, and a configuration has about 2,500."""
 _EXTENDED = ("search.trials", "resources.time_budget_s")
 
 
 def sweep_start(manifest: Manifest) -> RunStart:
     """The sweep's own run, the parent of the others, begins or goes on."""
     params = {name: value for name, value in flatten(to_plain(manifest.config)).items() if value is not None}
-    tags = _tags(manifest, "sweep", manifest.name)
+    tags = _tags(manifest, "sweep", manifest.name) | {
+        _DIGEST: manifest.data["digest"],
+        "alignray.command": command_line(),
+        "alignray.host": socket.gethostname(),
+        "alignray.versions": " ".join(f"{name}={version}" for name, version in manifest.versions.items()),
+    }
     if manifest.extensions:  # MLflow keeps the params that a run began with, and refuses others
         tags |= {f"alignray.{name}": str(params.pop(name, None)) for name in _EXTENDED}
+    text = json.dumps(to_plain(manifest.config))
+    for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
+        tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]
     return RunStart(key=SWEEP_KEY, tags=tags, params=params)
+
+
+def config_of_tags(tags: Mapping[str, str]) -> SweepConfig | None:
+    """The configuration that the tags of a sweep's own run hold, with the digest of its data; None if they hold none.
+
+    Params would not do: they are texts without types, and a space is drawn in an order that they lack.
+    """
+    parts = [tags[f"{_CONFIG}.{part}"] for part in range(len(tags)) if f"{_CONFIG}.{part}" in tags]
+    if not parts:
+        return None
+    return replace_at(from_plain(SweepConfig, json.loads("".join(parts))), {"data.digest": tags[_DIGEST]})
 
 
 def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> RunStart:
@@ -51,7 +77,8 @@ def superseded(key: str) -> RunNote:
 
 
 def _tags(manifest: Manifest, kind: str, name: str) -> dict[str, str]:
-    return {
+    code = {} if manifest.git_commit is None else {"mlflow.source.git.commit": manifest.git_commit}
+    return code | {
         "alignray.kind": kind,
         "alignray.sweep": manifest.name,
         "alignray.template": manifest.config.template,

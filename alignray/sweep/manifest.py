@@ -48,7 +48,7 @@ class Manifest:
         name: The sweep's name.
         id: What tells it from another sweep of the same name.
         created: When, in ISO 8601, UTC.
-        tracking_uri: The MLflow store.
+        tracking_uri: The MLflow store, without its password.
         config: The configuration.
         data: The panel's digest and size.
         versions: Packages and Python.

@@ -17,7 +17,7 @@ from alignray.checkpoint import Checkpoint
 from alignray.errors import AlignrayError, StorageError
 from alignray.search import Proposal
 from alignray.sweep.config import ResourceConfig
-from alignray.sweep.trainable import TrialContext, latest_of, standing
+from alignray.sweep.trainable import TrialContext, begun, latest_of, standing
 from alignray.training import Workers
 from alignray.trial import Trial
 
@@ -104,7 +104,16 @@ def drive_trial(config: Mapping[str, Any], *, context: TrialContext, resources: 
 def _train_trial(context: TrialContext, proposal: Proposal, checkpoint: Checkpoint | None, damaged: str | None) -> None:
     """Runs on every worker of a trial."""
     torch.set_num_threads(context.threads)
-    workers = Workers.joined()
+    workers, log = Workers.joined(), context.log(proposal.key)
+    if workers.rank == 0:
+        log.write(begun(context.device, checkpoint, damaged))
+    with log.watching():
+        _train_epochs(context, proposal, checkpoint, damaged, workers)
+
+
+def _train_epochs(
+    context: TrialContext, proposal: Proposal, checkpoint: Checkpoint | None, damaged: str | None, workers: Workers
+) -> None:
     trial = Trial(
         context.trial_config(proposal),
         context.panel.fetch(),
@@ -118,5 +127,5 @@ def _train_trial(context: TrialContext, proposal: Proposal, checkpoint: Checkpoi
         metrics = trial.step()
         if workers.rank == 0:
             context.keep(trial, proposal.key, metrics)
-        train.report(standing(trial, damaged))
+        train.report(standing(trial, metrics, damaged))
         damaged = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -16,12 +16,16 @@ class Snapshot:
         counts: By arm, the trials in each state.
         best: By arm, the best validation score so far.
         metric: What is scored.
+        seconds: What the epochs so far took, by part, all trials together.
+        gpus: How many GPUs are in use and how many there are; None where trials use none.
     """
 
     total: int
     counts: Mapping[str, Mapping[str, int]]
     best: Mapping[str, float]
     metric: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    gpus: tuple[float, float] | None = None
 
     @property
     def ended(self) -> int:

@@ -13,6 +13,7 @@ from alignray.errors import WorkError
 from alignray.search import ArmStudy, Proposal, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.events import run_end, trial_start
+from alignray.sweep.log import TrialLog
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
@@ -90,13 +91,13 @@ def run_search(
         panel=panel,
         folds=folds,
         tracker=tracker,
-        checkpoints=folder / "tune" / "checkpoints",
+        folder=folder,
         checkpoint_every=config.resources.checkpoint_every,
         checkpoints_kept=config.resources.checkpoints_kept,
         threads=config.resources.threads,
         device="cuda" if config.resources.gpus_per_trial else "cpu",
     )
-    context.checkpoints.mkdir(parents=True, exist_ok=True)
+    (folder / "tune").mkdir(exist_ok=True)
 
     def started(proposal: Proposal) -> None:
         start = trial_start(manifest, proposal, context.trial_config(proposal))
@@ -104,6 +105,7 @@ def run_search(
 
     def ended(proposal: Proposal, state: str, reason: str | None) -> None:
         tracker.log.remote([run_end(proposal.key, state, reason)])
+        TrialLog(folder, proposal.key).write(f"ended: {state}" + (f", {reason}" if reason else ""))
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
@@ -118,7 +120,7 @@ def run_search(
         on_start=started,
         on_setback=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
         on_end=ended,
-        on_change=progress.update,
+        on_change=lambda snapshot: progress.update(replace(snapshot, gpus=_gpus(config.resources))),
         history=context.history,
         max_failures=config.resources.max_failures,
     )
@@ -186,6 +188,16 @@ def _shortage(resources: ResourceConfig) -> str:
         for kind, amount in resources.needs.items()
         if amount > there.get(kind, 0.0)
     )
+
+
+def _gpus(resources: ResourceConfig) -> tuple[float, float] | None:
+    """How many GPUs the cluster has in use, and how many it has; None where trials use none."""
+    import ray
+
+    if not resources.gpus_per_trial:
+        return None
+    there = ray.cluster_resources().get("GPU", 0.0)
+    return there - ray.available_resources().get("GPU", 0.0), there
 
 
 def _time_budget(config: SweepConfig) -> float | None:

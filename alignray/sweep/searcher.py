@@ -14,6 +14,7 @@ from alignray.checkpoint import CheckpointHistory
 from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.progress import Snapshot
+from alignray.trial import PARTS, SECONDS
 
 _METRIC = "score"
 
@@ -52,7 +53,8 @@ class ArmSearcher(Searcher):
         max_failures: int,
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
-        self._studies, self._trials, self._scored = studies, trials, metric
+        self._studies, self._trials = studies, trials
+        self._standing = _Standing(studies, trials, metric)
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
         self._on_setback, self._history = on_setback, history
         self._max_failures, self._losses = max_failures, Counter[str]()
@@ -87,7 +89,9 @@ class ArmSearcher(Searcher):
         lacking = [study for study in self._studies.values() if study.proposed < self._trials]
         ready = [study for study in lacking if study.ready]
         if ready:
-            return min(ready, key=lambda study: study.proposed).ask()
+            proposal = min(ready, key=lambda study: study.proposed).ask()
+            self._standing.begin(proposal.arm)
+            return proposal
         return None if lacking or self._running else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -138,6 +142,7 @@ class ArmSearcher(Searcher):
             else:
                 study.prune(number)
                 state = "pruned"
+        self._standing.end(proposal, state)
         self._history(proposal.key).remove()
         self._on_end(proposal, state, reason)
         self._changed()
@@ -162,21 +167,72 @@ class ArmSearcher(Searcher):
 
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
-            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC])
+            seconds = {part: result[name] for part in PARTS if (name := f"{SECONDS}/{part}") in result}
+            self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC], seconds)
+            self._standing.report(proposal, result[_METRIC], seconds)
 
     def _changed(self) -> None:
-        self._on_change(snapshot(self._studies, self._trials, self._scored))
+        self._on_change(self._standing.snapshot())
 
 
-def snapshot(studies: Mapping[str, ArmStudy], trials: int, metric: str) -> Snapshot:
-    """Where the search stands, from the studies."""
-    counts: dict[str, dict[str, int]] = {}
-    best: dict[str, float] = {}
-    for arm, study in studies.items():
-        counts[arm] = {}
-        for row in study.rows():
-            counts[arm][row.state] = counts[arm].get(row.state, 0) + 1
-            if row.value is not None and row.state != "failed":
-                better = max if study.maximises else min
-                best[arm] = better(best.get(arm, row.value), row.value)
-    return Snapshot(trials * len(studies), counts, best, metric)
+class _Standing:
+    """Where the search stands: taken from the studies once, and kept, so that an epoch costs the same in a long search.
+
+    Args:
+        studies: The studies, by arm.
+        trials: Trials of each arm.
+        metric: What is scored.
+    """
+
+    def __init__(self, studies: Mapping[str, ArmStudy], trials: int, metric: str) -> None:
+        self._total, self._metric = trials * len(studies), metric
+        self._better = {arm: max if study.maximises else min for arm, study in studies.items()}
+        self._counts = {arm: Counter[str]() for arm in studies}
+        self._best: dict[str, float] = {}
+        self._running: dict[str, dict[int, float]] = {arm: {} for arm in studies}
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        for study in studies.values():
+            for row in study.rows():
+                self._counts[row.arm][row.state] += 1
+                self._spend(row.seconds)
+                if row.value is not None and row.state == "running":
+                    self._running[row.arm][row.number] = row.value
+                elif row.value is not None and row.state != "failed":
+                    self._beat(row.arm, row.value)
+
+    def begin(self, arm: str) -> None:
+        """A trial of the arm begins that had never begun before."""
+        self._counts[arm]["running"] += 1
+
+    def report(self, proposal: Proposal, score: float, seconds: Mapping[str, float]) -> None:
+        """A trial has that score by now, after an epoch that took so long, by part."""
+        self._running[proposal.arm][proposal.number] = score
+        self._spend(seconds)
+
+    def end(self, proposal: Proposal, state: str) -> None:
+        """A trial ended; what failed is no standing's best."""
+        arm = proposal.arm
+        score = self._running[arm].pop(proposal.number, None)
+        self._counts[arm].subtract(["running"])
+        self._counts[arm][state] += 1
+        if score is not None and state != "failed":
+            self._beat(arm, score)
+
+    def snapshot(self) -> Snapshot:
+        """The standing as it is now."""
+        counts = {
+            arm: {state: count for state, count in of_arm.items() if count} for arm, of_arm in self._counts.items()
+        }
+        best = {
+            arm: self._better[arm]([*running.values(), *([self._best[arm]] if arm in self._best else [])])
+            for arm, running in self._running.items()
+            if running or arm in self._best
+        }
+        return Snapshot(self._total, counts, best, self._metric, dict(self._seconds))
+
+    def _spend(self, seconds: Mapping[str, float]) -> None:
+        for part, taken in seconds.items():
+            self._seconds[part] += taken
+
+    def _beat(self, arm: str, score: float) -> None:
+        self._best[arm] = self._better[arm](score, self._best.get(arm, score))

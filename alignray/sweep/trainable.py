@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,10 @@ from alignray.configuration import replace_at
 from alignray.data import Fold
 from alignray.errors import AlignrayError, StorageError
 from alignray.search import Proposal
+from alignray.sweep.log import TrialLog
 from alignray.sweep.placement import Placed
 from alignray.tracking import RunMetrics, TrackerHandle
-from alignray.trial import Trial, TrialConfig
+from alignray.trial import SECONDS, Trial, TrialConfig, seconds_by_part
 from alignray.trial.memory import free_memory
 
 
@@ -31,7 +34,7 @@ class TrialContext:
         panel: The eras that may be searched: the holdout is not among them.
         folds: The folds.
         tracker: Receives the metrics.
-        checkpoints: The folder of the trials' checkpoints, on storage that every node sees.
+        folder: The sweep's folder, on storage that every node sees.
         checkpoint_every: Epochs between checkpoints.
         checkpoints_kept: The last checkpoints of a trial that stay.
         threads: Threads of a trial.
@@ -42,7 +45,7 @@ class TrialContext:
     panel: Placed
     folds: tuple[Fold, ...]
     tracker: TrackerHandle
-    checkpoints: Path
+    folder: Path
     checkpoint_every: int
     checkpoints_kept: int
     threads: int
@@ -54,7 +57,11 @@ class TrialContext:
 
     def history(self, key: str) -> CheckpointHistory:
         """The checkpoints of a trial."""
-        return CheckpointHistory(self.checkpoints / key, self.checkpoints_kept)
+        return CheckpointHistory(self.folder / "tune" / "checkpoints" / key, self.checkpoints_kept)
+
+    def log(self, key: str) -> TrialLog:
+        """What a trial writes about itself."""
+        return TrialLog(self.folder, key)
 
     def keep(self, trial: Trial, key: str, metrics: Mapping[str, float]) -> None:
         """Keep what an epoch came to: its metrics, and from time to time a checkpoint.
@@ -65,6 +72,7 @@ class TrialContext:
         try:
             # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
             ray.get(self.tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
+            self.log(key).epoch(trial.epoch, trial.metric, metrics)
             if not trial.finished and trial.epoch % self.checkpoint_every == 0:
                 self.history(key).save(trial.checkpoint(), trial.epoch)
         except OSError as error:
@@ -98,14 +106,15 @@ class TrialTrainable(tune.Trainable):
         """Train one epoch.
 
         Returns:
-            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler); or ``failed``. After
-            a resume once also ``damaged``: what was wrong with checkpoints that were passed over. Where the epoch
-            cannot be kept, ``unwritable``: why.
+            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler), ``seconds/…`` (of
+            the epoch, by part); or ``failed``. After a resume once also ``damaged``: what was wrong with checkpoints
+            that were passed over. Where the epoch cannot be kept, ``unwritable``: why.
         """
         epoch = 0
         if self._trial is not None:
             try:
-                metrics = self._trial.step()
+                with self._context.log(self._key).watching():
+                    metrics = self._trial.step()
             except AlignrayError as error:
                 epoch, self._reason, self._trial = self._trial.epoch, str(error), None
         if self._trial is None:
@@ -116,7 +125,7 @@ class TrialTrainable(tune.Trainable):
         except StorageError as error:
             return {"finished": False, "epoch": self._trial.epoch, "unwritable": str(error)}
         damaged, self._damaged = self._damaged, None
-        return {"done": self._trial.finished, **standing(self._trial, damaged)}
+        return {"done": self._trial.finished, **standing(self._trial, metrics, damaged)}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         proposal: Proposal = config["proposal"]
@@ -124,10 +133,15 @@ class TrialTrainable(tune.Trainable):
         self._trial = None
         context = self._context
         checkpoint, self._damaged = latest_of(context.history(self._key))
+        log = context.log(self._key)
+        log.write(begun(context.device, checkpoint, self._damaged))
         try:
-            self._trial = Trial(context.trial_config(proposal), self._panel, folds=context.folds, device=context.device)
-            if checkpoint is not None:
-                self._trial.restore(checkpoint)
+            with log.watching():
+                self._trial = Trial(
+                    context.trial_config(proposal), self._panel, folds=context.folds, device=context.device
+                )
+                if checkpoint is not None:
+                    self._trial.restore(checkpoint)
         except AlignrayError as error:
             self._trial, self._reason = None, str(error)
 
@@ -141,7 +155,15 @@ def latest_of(history: CheckpointHistory) -> tuple[Checkpoint | None, str | None
     return checkpoint, f"it goes on {since}, as a later checkpoint is damaged: {'; '.join(damaged)}"
 
 
-def standing(trial: Trial, damaged: str | None) -> dict[str, Any]:
-    """What Tune is told after an epoch; see `TrialTrainable.step`."""
+def begun(device: str, checkpoint: Checkpoint | None, damaged: str | None) -> str:
+    """How a trial begins, or goes on, in words."""
+    how = "started" if checkpoint is None else f"goes on after epoch {checkpoint.record['epoch']}"
+    where = f"{how} on {platform.node()}, process {os.getpid()}, {device}"
+    return where if damaged is None else f"{where}; {damaged}"
+
+
+def standing(trial: Trial, metrics: Mapping[str, float], damaged: str | None) -> dict[str, Any]:
+    """What Tune is told after an epoch of such metrics; see `TrialTrainable.step`."""
     told = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told |= {f"{SECONDS}/{part}": taken for part, taken in seconds_by_part(metrics).items()}
     return told if damaged is None else {**told, "damaged": damaged}

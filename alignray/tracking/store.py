@@ -1,4 +1,4 @@
-"""A new SQLite store, made whole or not at all."""
+"""Databases that hold an MLflow store: a new SQLite file, made whole or not at all; a connection to another one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from mlflow import MlflowClient
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 
@@ -36,3 +37,18 @@ def make_store(uri: str) -> None:
             partial.replace(path)  # a file system without links
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_connection(uri: str) -> None:
+    """Connect to the database once, if the store is one. MLflow itself would try for minutes, whatever it is told.
+
+    Raises:
+        Exception: The database's driver says why not.
+    """
+    if uri.startswith(("http", "databricks", "sqlite")):
+        return
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()

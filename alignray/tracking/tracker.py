@@ -2,56 +2,118 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from alignray.tracking.events import Event
+from alignray.tracking.errors import one_line
+from alignray.tracking.events import SWEEP_KEY, Event
+from alignray.tracking.nodes import report_node
 from alignray.tracking.spool import Spool
-from alignray.tracking.uri import without_passwords
+from alignray.tracking.uri import EXPERIMENT
 
 TrackerHandle: TypeAlias = Any
-"""A Ray handle of a `Tracker` actor."""
+"""A Ray handle of a `Tracker` actor. ``ray.get(handle.log.remote(events))`` returns when the events are on disk."""
 
 _BATCH = 2_000
 _RETRY_S = 5.0
+_ROOM_S = 0.5
+_ASKING = "asking"  # a thread of its own, for `log` may wait
+_PASSED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "PG", "MYSQL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_FOR_THE_TRACKER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}  # it tries again itself, and says why
+
+
+class Backlog(NamedTuple):
+    """Where the tracker stands.
+
+    Attributes:
+        size: Bytes that MLflow has not confirmed.
+        error: What keeps MLflow from taking them; empty if nothing does.
+        waiting: Why events are not taken at all, so that trials wait; empty if they are.
+        refused: How many values MLflow has refused for good since the tracker started.
+        last_refusal: The last of them, and why.
+    """
+
+    size: int
+    error: str = ""
+    waiting: str = ""
+    refused: int = 0
+    last_refusal: str = ""
 
 
 class Tracker:
     """Spools events and, in a thread, writes them to MLflow in order, trying again while MLflow is away.
 
+    What MLflow refuses for good is set aside in the spool's ``refused.jsonl``, and the rest goes on.
+
     Args:
         spool: The spool's folder.
         uri: The MLflow store.
-        experiment: The experiment's name.
         sweep_id: The sweep's identity.
+        limit_bytes: What the spool may hold unconfirmed, within the size of one call; beyond, `log` waits.
+        environment: Variables of the driver that its process is to have: where MLflow's credentials are.
+        node: The node that it runs on, whose system metrics it takes; None takes none.
     """
 
-    def __init__(self, spool: str, uri: str, experiment: str, sweep_id: str) -> None:
+    def __init__(
+        self,
+        spool: str,
+        uri: str,
+        sweep_id: str,
+        *,
+        limit_bytes: int,
+        environment: Mapping[str, str] | None = None,
+        node: str | None = None,
+    ) -> None:
+        os.environ.update(environment or {})
+        for name, value in _FOR_THE_TRACKER.items():
+            os.environ.setdefault(name, value)
         self._spool = Spool(Path(spool))
-        self._target = (uri, experiment, sweep_id)
+        self._target = (uri, EXPERIMENT, sweep_id)
+        self._limit = limit_bytes
         self._writer: Any = None
-        self._error = ""
+        self._error = self._waiting = self._last_refusal = ""
+        self._refused = 0
         self._lock, self._work = threading.Lock(), threading.Event()
         self._work.set()
         threading.Thread(target=self._drain, daemon=True).start()
+        if node is not None:
+            running = partial(self._spool.is_running, SWEEP_KEY)
+            threading.Thread(target=report_node, args=(self.log, node, running), daemon=True).start()
 
     def log(self, events: Sequence[Event]) -> None:
-        """Take events: when this returns they are on disk."""
-        with self._lock:
-            self._spool.append(events)
+        """Take events: when this returns they are on disk. It waits while the spool or its disk is full."""
+        while not self._take(events):
+            time.sleep(_ROOM_S)
         self._work.set()
 
-    def backlog(self) -> tuple[int, str]:
-        """Bytes that MLflow has not confirmed, and what keeps them (empty if nothing does)."""
-        return self._spool.size, self._error
+    def backlog(self) -> Backlog:
+        """What MLflow has not confirmed, and what keeps it."""
+        return Backlog(self._spool.size, self._error, self._waiting, self._refused, self._last_refusal)
 
     def run_ids(self) -> dict[str, str]:
         """The MLflow runs written so far, by key."""
         return dict(self._writer.runs) if self._writer is not None else {}
+
+    def _take(self, events: Sequence[Event]) -> bool:
+        with self._lock:
+            if self._spool.size >= self._limit:
+                self._waiting = f"the spool holds its {self._limit / 1e6:,.0f} MB"
+                return False
+            try:
+                self._spool.append(events)
+            except OSError as error:  # none was taken; room comes when MLflow confirms, or when somebody makes it
+                self._waiting = f"the spool cannot be written: {error.strerror}"
+                return False
+            self._waiting = ""
+            return True
 
     def _drain(self) -> None:
         while True:
@@ -62,10 +124,8 @@ class Tracker:
                     self._write_some()
                     self._error = ""
                 except Exception as error:  # whatever MLflow throws, the events stay in the spool
-                    first = str(error).splitlines()[0] if str(error) else ""
-                    self._error = without_passwords(f"{type(error).__name__}: {first}")
                     self._writer = None  # a run may have been made without our hearing of it: look for it first
-                    logging.getLogger(__name__).warning("MLflow cannot be written to, trying again: %s", self._error)
+                    self._say(one_line(error))
                     time.sleep(_RETRY_S)
 
     def _write_some(self) -> None:
@@ -75,20 +135,58 @@ class Tracker:
             self._writer = MlflowWriter(*self._target)
         with self._lock:
             events, offset = self._spool.pending(_BATCH)
-        self._writer.write(events)
+        for event, why in self._writer.write(events):
+            self._spool.set_aside(event, why)
+            self._refused, self._last_refusal = self._refused + 1, f"{event.key}: {why}"
         with self._lock:
             self._spool.confirm(offset)
 
+    def _say(self, error: str) -> None:
+        if error != self._error:
+            logging.getLogger(__name__).warning("MLflow cannot be written to, trying again: %s", error)
+        self._error = error
 
-def start_tracker(spool: Path, uri: str, experiment: str, sweep_id: str) -> TrackerHandle:
-    """Start the tracker on the Ray cluster. It asks for no core: it waits on MLflow most of the time.
 
-    If its process is lost it starts again from its spool, and is told again what it had not yet taken.
+def start_tracker(spool: Path, uri: str, sweep_id: str, *, limit_bytes: int) -> TrackerHandle:
+    """Start the tracker on the driver's node. It asks for no core: it waits on MLflow most of the time.
+
+    If its process is lost it starts again from its spool, and is told again what it had not yet taken. It has what the
+    driver's environment says of MLflow, as an argument: a runtime environment's variables are shown in Ray's dashboard.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=here,  # where a SQLite file of the driver's is
+        concurrency_groups={_ASKING: 1},
+    )(Tracker)
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    node = socket.gethostname()
+    return actor.remote(str(spool), uri, sweep_id, limit_bytes=limit_bytes, environment=environment, node=node)
+
+
+def backlog_of(tracker: TrackerHandle, timeout_s: float) -> Backlog:
+    """`Tracker.backlog`, also while `Tracker.log` waits.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: It does not answer in time.
     """
     import ray
 
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tracker)
-    return actor.remote(str(spool), uri, experiment, sweep_id)
+    answer: Backlog = ray.get(tracker.backlog.options(concurrency_group=_ASKING).remote(), timeout=timeout_s)
+    return answer
+
+
+def runs_of(tracker: TrackerHandle) -> dict[str, str]:
+    """`Tracker.run_ids`, also while `Tracker.log` waits."""
+    import ray
+
+    runs: dict[str, str] = ray.get(tracker.run_ids.options(concurrency_group=_ASKING).remote())
+    return runs
 
 
 def wait_until_written(tracker: TrackerHandle, timeout_s: float) -> str:
@@ -100,13 +198,15 @@ def wait_until_written(tracker: TrackerHandle, timeout_s: float) -> str:
     import ray
 
     deadline = time.monotonic() + timeout_s
+    with contextlib.suppress(ray.exceptions.GetTimeoutError):
+        ray.get(tracker.log.remote([]), timeout=timeout_s)  # after all that was told before
     while True:
         try:
-            size, error = ray.get(tracker.backlog.remote(), timeout=max(deadline - time.monotonic(), 1.0))
+            backlog = backlog_of(tracker, max(deadline - time.monotonic(), 1.0))
         except ray.exceptions.GetTimeoutError:
             return "the tracker does not answer"
-        if not size:
+        if not backlog.size:
             return ""
         if time.monotonic() > deadline:
-            return error or f"{size} bytes are still being written"
+            return backlog.error or backlog.waiting or f"{backlog.size} bytes are still being written"
         time.sleep(0.05)

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from alignray.errors import SweepError
+from alignray.tracking.secrets import without_secret_items
 
 EXPERIMENT = "alignray"
 """The MLflow experiment that holds the sweeps."""
@@ -39,6 +40,18 @@ def redacted(uri: str) -> str:
     return re.sub(r"^([\w+.-]+://)?.*[@?].*", r"\1…", uri, flags=re.DOTALL)
 
 
-def without_passwords(text: str) -> str:
-    """A text without the users and passwords of the addresses in it."""
-    return re.sub(r"(://)[^/\s]*@", r"\1…@", text)
+def without_password(uri: str) -> str:
+    """The address as it may be kept and shown: with its user, without a password, also in its query."""
+    found = re.fullmatch(r"([\w+.-]+://)(.*)@(.*)", uri, flags=re.DOTALL)
+    bare = f"{found[1]}{found[2].partition(':')[0]}@{found[3]}" if found else uri
+    return without_secret_items(bare)
+
+
+def with_password(uri: str) -> str:
+    """The inverse of `without_password` where ``MLFLOW_TRACKING_URI`` is the same address whole, else the address.
+
+    No password is kept with a sweep, so going on with it takes the password from the environment; as MLflow does, from
+    ``MLFLOW_TRACKING_PASSWORD``, and PostgreSQL's driver, from ``PGPASSWORD``.
+    """
+    known = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return known if known and without_password(known) == uri else uri

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 
-from alignray.tracking.events import Event, RunEnd, RunMetrics, RunNote, RunStart
+from alignray import __version__
+from alignray.tracking.errors import StoreError, is_refusal, one_line
+from alignray.tracking.events import Event, NodeMetrics, RunEnd, RunMetrics, RunNote, RunStart
+from alignray.tracking.fitting import (
+    METRICS_A_REQUEST,
+    PARAMS_A_REQUEST,
+    TAGS_A_REQUEST,
+    FittingValues,
+    fitting_name,
+    in_requests,
+)
 from alignray.tracking.store import make_store
 
-_METRICS_A_REQUEST = 1_000  # MLflow's limits
-_PARAMS_A_REQUEST = 100
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens at runs, not at chat traces
 _KEY = "alignray.key"
 _SWEEP_ID = "alignray.sweep_id"
+_WRITTEN_BY = "alignray.version"
 
 
 class MlflowWriter:
@@ -30,6 +40,9 @@ class MlflowWriter:
 
     Attributes:
         runs: The ids of the sweep's runs, by key.
+
+    Raises:
+        StoreError: The experiment has been deleted.
     """
 
     def __init__(self, uri: str, experiment: str, sweep_id: str) -> None:
@@ -37,19 +50,67 @@ class MlflowWriter:
         self._client = MlflowClient(uri)
         self._sweep_id = sweep_id
         known = self._client.get_experiment_by_name(experiment)
+        if known is not None and known.lifecycle_stage == "deleted":
+            raise StoreError(
+                f"the experiment {experiment!r} has been deleted; restore it in MLflow, or remove it for good"
+            )
         self._experiment_id = (
             known.experiment_id if known else self._client.create_experiment(experiment, tags=_EXPERIMENT_TAGS)
         )
         self.runs = self._find_runs()
 
-    def write(self, events: Sequence[Event]) -> None:
-        """Apply events in order. Consecutive metrics of a run go in one request."""
+    def write(self, events: Sequence[Event]) -> list[tuple[Event, str]]:
+        """Apply events in order. Consecutive metrics of a run go in one request.
+
+        Returns:
+            What MLflow refuses for good, in the smallest parts, each with its reason; all the rest is written.
+
+        Raises:
+            Exception: MLflow is away, or takes nothing from us.
+        """
+        try:
+            self._apply(events)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self.runs = self._find_runs()  # a run may have been deleted
+            return self._sift(events)
+        return []
+
+    def require_writable(self) -> None:
+        """Write something that changes nothing but the experiment's version.
+
+        Raises:
+            Exception: MLflow takes nothing from us.
+        """
+        self._client.set_experiment_tag(self._experiment_id, _WRITTEN_BY, __version__)
+
+    def _sift(self, events: Sequence[Event]) -> list[tuple[Event, str]]:
+        """Apply events by halves, and their parts, down to those that are refused by themselves."""
+        try:
+            self._apply(events)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            if len(events) > 1:
+                middle = len(events) // 2
+                return self._sift(events[:middle]) + self._sift(events[middle:])
+            parts = events[0].parts()
+            if len(parts) > 1 and events[0].key in self._known(events[0]):
+                return [refused for part in parts for refused in self._sift([part])]
+            self.require_writable()  # or it is not the event that is refused
+            return [(events[0], one_line(error))]
+        return []
+
+    def _known(self, event: Event) -> Mapping[str, str]:
+        """The runs that parts of an event can be written to."""
+        return {event.key: ""} if isinstance(event, RunStart) else self.runs
+
+    def _apply(self, events: Sequence[Event]) -> None:
         metrics: dict[str, list[Metric]] = {}
         for event in events:
-            if isinstance(event, RunMetrics):
-                metrics.setdefault(event.key, []).extend(
-                    Metric(name, value, event.time_ms, event.step) for name, value in event.values.items()
-                )
+            if isinstance(event, RunMetrics | NodeMetrics):
+                metrics.setdefault(event.key, []).extend(_metrics(event))
                 continue
             self._flush(event.key, metrics.pop(event.key, []))
             if isinstance(event, RunStart):
@@ -62,46 +123,61 @@ class MlflowWriter:
             self._flush(key, values)
 
     def _start(self, event: RunStart) -> None:
-        run_id = self.runs.get(event.key)
-        if run_id is None:
-            tags = {**event.tags, _KEY: event.key, _SWEEP_ID: self._sweep_id}
-            if event.parent is not None:
+        if event.key not in self.runs:
+            tags = {_KEY: event.key, _SWEEP_ID: self._sweep_id}
+            if event.parent in self.runs:
                 tags["mlflow.parentRunId"] = self.runs[event.parent]
-            run = self._client.create_run(
-                self._experiment_id, start_time=event.time_ms, tags=tags, run_name=tags.get("mlflow.runName", event.key)
-            )
-            run_id = self.runs[event.key] = run.info.run_id
+            name = event.tags.get("mlflow.runName", event.key)
+            run = self._client.create_run(self._experiment_id, start_time=event.time_ms, tags=tags, run_name=name)
+            self.runs[event.key] = run.info.run_id
         else:
-            self._client.update_run(run_id, status="RUNNING")
-        params = [Param(name, str(value)) for name, value in event.params.items()]
-        for start in range(0, len(params), _PARAMS_A_REQUEST):
-            self._client.log_batch(run_id, params=params[start : start + _PARAMS_A_REQUEST])
+            self._client.update_run(self.runs[event.key], status="RUNNING")
+        self._tag(event.key, event.tags)
+        params = FittingValues.of_params(event.params)
+        self._store_texts(event.key, params.long)
+        for some in in_requests([Param(name, value) for name, value in params.values.items()], PARAMS_A_REQUEST):
+            self._client.log_batch(self._run(event.key), params=some)
         if event.datasets:
-            self._client.log_inputs(run_id, [_dataset_input(name, dict(d)) for name, d in event.datasets.items()])
+            inputs = [_dataset_input(name, dict(given)) for name, given in event.datasets.items()]
+            self._client.log_inputs(self._run(event.key), inputs)
 
     def _annotate(self, event: RunNote) -> None:
-        run_id = self.runs[event.key]
-        if event.tags:
-            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in event.tags.items()])
+        self._tag(event.key, event.tags)
         for path in event.files:
-            self._client.log_artifact(run_id, path)
+            self._client.log_artifact(self._run(event.key), path)
 
     def _end(self, event: RunEnd) -> None:
-        run_id = self.runs[event.key]
-        if event.tags:
-            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in event.tags.items()])
-        self._client.set_terminated(run_id, event.status, end_time=event.time_ms)
+        self._tag(event.key, event.tags)
+        self._client.set_terminated(self._run(event.key), event.status, end_time=event.time_ms)
+
+    def _tag(self, key: str, given: Mapping[str, str]) -> None:
+        tags = FittingValues.of_tags(given)
+        self._store_texts(key, tags.long)
+        for some in in_requests([RunTag(name, value) for name, value in tags.values.items()], TAGS_A_REQUEST):
+            self._client.log_batch(self._run(key), tags=some)
+
+    def _store_texts(self, key: str, texts: Mapping[str, str]) -> None:
+        for path, text in texts.items():
+            self._client.log_text(self._run(key), text, path)
 
     def _flush(self, key: str, metrics: Sequence[Metric]) -> None:
-        for start in range(0, len(metrics), _METRICS_A_REQUEST):
-            self._client.log_batch(self.runs[key], metrics=metrics[start : start + _METRICS_A_REQUEST])
+        for start in range(0, len(metrics), METRICS_A_REQUEST):  # whose names and numbers fit a request's bytes
+            self._client.log_batch(self._run(key), metrics=metrics[start : start + METRICS_A_REQUEST])
+
+    def _run(self, key: str) -> str:
+        if key not in self.runs:
+            raise LookupError(f"the run {key} is not there; it was deleted, or its start was refused")
+        return self.runs[key]
 
     def _find_runs(self) -> dict[str, str]:
         runs: dict[str, str] = {}
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment_id], f"tags.`{_SWEEP_ID}` = '{self._sweep_id}'", page_token=token
+                [self._experiment_id],
+                f"tags.`{_SWEEP_ID}` = '{self._sweep_id}'",
+                run_view_type=ViewType.ACTIVE_ONLY,
+                page_token=token,
             )
             runs |= {run.data.tags[_KEY]: run.info.run_id for run in page}
             token = page.token
@@ -109,7 +185,18 @@ class MlflowWriter:
                 return runs
 
 
-def _dataset_input(name: str, description: dict[str, str]) -> DatasetInput:
+def _metrics(event: RunMetrics | NodeMetrics) -> list[Metric]:
+    if isinstance(event, NodeMetrics):
+        # Under the names that MLflow's page of system metrics knows; a step is a second.
+        prefix, step = f"system/{event.node}/", event.time_ms // 1000
+    else:
+        prefix, step = "", event.step
+    return [
+        Metric(fitting_name(prefix + name), float(value), event.time_ms, step) for name, value in event.values.items()
+    ]
+
+
+def _dataset_input(name: str, description: Mapping[str, Any]) -> DatasetInput:
     dataset = Dataset(
         name=name,
         digest=description["digest"][:36],  # MLflow's limit; the whole digest is in the source

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -13,9 +15,14 @@ from torch import Tensor, nn
 from alignray.errors import ConfigurationError, InvalidArgumentError
 from alignray.models import ModelConfig, build_model, sees_era
 
+_ROWS_AT_ONCE = 1 << 12
+"""The rows that a CPU runs through a network at a time: enough to make little of what each operation costs beside its
+arithmetic, few enough that what one layer writes is in the cache for the next. Members share an operation up to here,
+and go one after another beyond, where ``vmap`` has nothing left to save and its products of matrices are the slower."""
+
 
 class Members:
-    """R replicas of one network, their parameters stacked along a first axis and run by ``vmap``.
+    """R replicas of one network, their parameters stacked along a first axis.
 
     Args:
         config: The network.
@@ -154,13 +161,32 @@ class Members:
     def _run(self, features: Tensor, present: Tensor | None, *, apart: bool = False) -> Tensor:
         """Predictions ``[R, ..., n, 1]``."""
         given: tuple[Tensor | None, ...] = (features, present) if self.sees_era else (features,)
-        if len(self) == 1:  # vmap would cost as much as a small network itself
-            if apart:
-                given = tuple(None if value is None else value.squeeze(0) for value in given)
-            return self._called({name: value.squeeze(0) for name, value in self.parameters.items()}, given).unsqueeze(0)
-        return torch.func.vmap(self._called, in_dims=(0, 0 if apart else None), randomness="different")(
-            self.parameters, given
-        )
+        rows = math.prod(features.shape[1 if apart else 0 : -1])
+        large = features.device.type == "cpu" and rows > _ROWS_AT_ONCE
+        if len(self) > 1 and not large:
+            return torch.func.vmap(self._called, in_dims=(0, 0 if apart else None), randomness="different")(
+                self.parameters, given
+            )
+        run = self._in_blocks if large else self._called
+        unbound = [value.unbind() for value in self.parameters.values()]
+        predictions = []
+        for member, own in enumerate(zip(*unbound, strict=True)):
+            rows_of_it = [None if value is None else value[member] for value in given] if apart else given
+            predictions.append(run(dict(zip(self.parameters, own, strict=True)), tuple(rows_of_it)))
+        return torch.stack(predictions)
+
+    def _in_blocks(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
+        """As `_called`, a few eras at a time, so that what a layer gives to the next is still in the cache."""
+        features = cast("Tensor", given[0])
+        if features.dim() < 3:
+            return self._called(parameters, given)
+        eras = max(1, _ROWS_AT_ONCE // features.shape[-2])
+        blocks = [
+            itertools.repeat(None) if value is None else value.flatten(0, axis).split(eras)
+            for value, axis in zip(given, (-3, -2), strict=False)
+        ]
+        predictions: Tensor = torch.cat([self._called(parameters, block) for block in zip(*blocks, strict=False)])
+        return predictions.reshape(*features.shape[:-2], *predictions.shape[1:])
 
     def _called(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
         """The network with some parameters: `torch.func.functional_call`, whose generality costs a small one dear."""

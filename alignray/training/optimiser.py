@@ -99,7 +99,8 @@ class MemberOptimiser:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self._optimiser.zero_grad(set_to_none=True)
+        for value in self._parameters:
+            value.grad = None
 
     def scale(self, gradient: Tensor) -> Tensor:
         """The gradient in the predictions, as it is to be passed on to the parameters."""

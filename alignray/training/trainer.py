@@ -212,21 +212,19 @@ class Trainer:
         device, precision = self.members.device.type, self._config.precision
         with torch.autocast(device, _TYPES.get(precision), enabled=precision in _TYPES):
             p = self.members(batch.features, batch.present, seed=seed, apart=self._config.own_order)
-        finite = p.detach().isfinite().all(-1)  # [R, B]
-        alive = finite.all(-1)
+        given = p.detach().float()
+        finite = _finite(given)  # [R, B]
+        alive = finite.all(-1, keepdim=True)
         if not bool(alive.all()):
             lost.note(finite, batch.eras, self.members.alive)
+            given = torch.where(alive.unsqueeze(-1), given, 0.0)
         solving = time.monotonic()
-        given = p.detach().float()
-        given = given if bool(alive.all()) else torch.where(alive[:, None, None], given, 0.0)
-        loss, gradient, worst = _loss_gradient(objective, given, batch)
+        rows = batch.mask.sum(-1)
+        loss, gradient, worst = _loss_gradient(objective, given, batch, rows.clamp(min=1))
         sums.solver_seconds += time.monotonic() - solving
-        good = loss.isfinite() & gradient.isfinite().all(-1)
-        counted = good & batch.mask.any(-1) & alive[:, None]  # an era without targets has no loss to count
-        sums.loss += float(loss[counted].sum())
-        sums.count += int(counted.sum())
-        sums.unconverged += int((~good & alive[:, None]).sum())
-        sums.residual = max(sums.residual, worst)
+        good = loss.isfinite() & _finite(gradient)
+        counted = good & (rows > 0) & alive  # an era without targets has no loss to count
+        sums.add(torch.where(counted, loss, 0.0), counted, ~good & alive, worst)
         # Each member's loss is its own mean over the step: the sum over members keeps their gradients apart.
         gradient = torch.where(good.unsqueeze(-1), gradient, 0.0) / size
         p.backward(self._optimiser.scale(gradient).to(p.dtype))
@@ -297,13 +295,35 @@ class _Sums:
     unconverged: int = 0
     solver_seconds: float = 0.0
 
+    def add(self, loss: Tensor, counted: Tensor, failed: Tensor, residual: float) -> None:
+        """Take in a batch: its losses, 0 where they do not count, where they do, where a solve failed, ``[R, B]``."""
+        found = torch.stack([loss.double(), counted.double(), failed.double()]).flatten(1).sum(1)
+        total, count, unconverged = found.tolist()
+        self.loss += total
+        self.count += int(count)
+        self.unconverged += int(unconverged)
+        self.residual = max(self.residual, residual)
 
-def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:
-    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the largest KKT residual."""
+
+def _loss_gradient(objective: Objective, p: Tensor, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the largest KKT residual.
+
+    Args:
+        objective: What the loss is.
+        p: Predictions ``[R, B, n]``.
+        batch: The eras.
+        rows: By how many rows to divide the loss of each ``[B]``.
+    """
     p = p.requires_grad_()
-    rows = batch.mask.sum(-1).clamp(min=1)
     loss, solution = objective.evaluate(p, batch.target, batch.factors, batch.mask)
-    loss = loss / rows
-    (gradient,) = torch.autograd.grad(loss.sum(), p)
+    share = rows.reciprocal().expand_as(loss)
+    (gradient,) = torch.autograd.grad(loss, p, share.to(loss.dtype))
     residual = 0.0 if solution is None else float(solution.residual.max())
-    return loss.detach(), gradient, residual
+    return loss.detach() * share, gradient, residual
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Where all the numbers of an era ``[..., n]`` are finite."""
+    # A sum is not finite if one of its numbers is not, and several times cheaper than to look at each.
+    found = values.sum(-1).isfinite()
+    return found if bool(found.all()) else values.isfinite().all(-1)

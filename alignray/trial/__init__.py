@@ -1,14 +1,19 @@
 """One configuration → a trained, scored model."""
 
+from alignray.trial.calibration import Calibration, calibrate
 from alignray.trial.config import SolverConfig, SplitConfig, TrialConfig
 from alignray.trial.demand import Demand, measure
 from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, ScoringConfig, score
+from alignray.trial.seconds import PARTS, SECONDS, seconds_by_part
 from alignray.trial.trial import Trial, build_layer, run_trial
 from alignray.trial.unscored import Unscored
 
 __all__ = [
     "METRICS",
+    "PARTS",
+    "SECONDS",
+    "Calibration",
     "Demand",
     "NullReporter",
     "RecordingReporter",
@@ -21,7 +26,9 @@ __all__ = [
     "TrialConfig",
     "Unscored",
     "build_layer",
+    "calibrate",
     "measure",
     "run_trial",
     "score",
+    "seconds_by_part",
 ]

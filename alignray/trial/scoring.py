@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -196,6 +196,16 @@ class Scores:
     reasons: dict[str, npt.NDArray[np.uint8]]
     residual_max: float
     unconverged: int
+
+    def on(self, eras: Sequence[str]) -> Scores:
+        """The same of some of the eras, by their labels and in their order."""
+        places = [self.eras.index(era) for era in eras]
+        return replace(
+            self,
+            eras=tuple(eras),
+            series={name: values[:, places] for name, values in self.series.items()},
+            reasons={name: codes[:, places] for name, codes in self.reasons.items()},
+        )
 
     def by_member(self, metric: str) -> npt.NDArray[np.float64]:
         """A metric of each member, ``[R]``."""

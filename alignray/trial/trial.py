@@ -46,8 +46,8 @@ class Trial:
 
     Raises:
         InvalidArgumentError: The panel is too short for the folds, or several workers cannot train it.
-        OutOfMemoryError: The device has too little memory left; `step` and `restore` raise it too. What they had made
-            is freed.
+        OutOfMemoryError: The device has too little memory left; `step`, `score_on` and `restore` raise it too. What
+            they had made is freed.
     """
 
     @ends_out_of_memory
@@ -123,6 +123,11 @@ class Trial:
         members = Members(self.config.model, self._panel.num_features, self.config.member_seeds, self.device)
         members.load(self._best_states[fold])
         return members.living()
+
+    @ends_out_of_memory
+    def score_on(self, panel: Panel, eras: range) -> Scores:
+        """The last fold's `best_members`, scored on eras of a panel: the holdout, or those of the fold."""
+        return score(self.best_members(), self._layer, self.config.scoring, panel, eras, self._workers)
 
     def checkpoint(self) -> Checkpoint:
         """All that the rest of the trial depends on."""

@@ -49,3 +49,25 @@ def test_a_full_disk_stops_the_sweep_which_goes_on_when_there_is_room(rig, quiet
     assert done.returncode == 0, done.stderr
     require_whole(rig)
     assert numbers(rig) == numbers(quiet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_study_file_cut_short_costs_the_trials_that_it_lost(rig, quiet, kept):
+    driver = rig.start("run", "hurt.py", "--name", NAME)
+    driver.until("[2-9]/6 trials ended")
+    driver.process.kill()
+    driver.end()
+    # Ray's two agents take their time to see that nobody is there any more.
+    until(lambda: all("Agent" in title for title in rig.processes().values()), "the end of Ray", timeout_s=60)
+    journal = rig.folder / "optuna.journal"
+    content = journal.read_bytes()
+    os.truncate(journal, int(kept * len(content)))
+    before = rig.runs()
+
+    done = rig.run("resume", NAME)
+    assert done.returncode == 0, done.stderr
+    require_whole(rig)
+    assert numbers(rig) == numbers(quiet)
+    after = rig.runs()
+    assert {key: run["id"] for key, run in before.items()} == {key: after[key]["id"] for key in before}

@@ -52,6 +52,7 @@ def frame(**columns: object) -> pd.DataFrame:
             ["run", "quickstart", "--set", "trial.split.folds=1", "--set", "trial.split.scheme=blocked"],
             ["folds must be at least 2, got 1"],
         ),
+        (["run", "quickstart", "--set", "trial.model.family=nosuch:Net"], ["model.family", "imported", "'nosuch:Net'"]),
         (["run", "quickstart", "--storage", "file/below"], ["storage", "cannot be written", "--storage"]),
         (["run", "quickstart", "--name", "../x"], ["name", "'../x'"]),
         (["run", "quickstart", "--name", "taken"], ["'taken'", "--name", "alignray resume taken"]),

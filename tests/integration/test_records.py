@@ -19,6 +19,7 @@ from small_sweep import environment
 import alignray as ar
 from alignray.serving import TrainedModel
 from alignray.sweep import Manifest, load_finals, sweep_studies
+from alignray.tracking import Spool
 from alignray.trial import METRICS
 
 pytestmark = pytest.mark.ray
@@ -177,7 +178,8 @@ def test_the_table_says_what_it_rests_on(demo, comparison):
 
 def test_mlflow_has_confirmed_everything(demo):
     spool = demo.folder / "spool"
-    assert int((spool / "confirmed").read_text()) == (spool / "events.jsonl").stat().st_size
+    assert Spool(spool).size == 0
+    assert not (spool / "refused.jsonl").exists()
 
 
 def test_going_on_with_a_finished_sweep_repeats_nothing(demo):

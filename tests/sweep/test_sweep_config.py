@@ -13,7 +13,7 @@ from alignray.objectives import OBJECTIVES
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: ar.SchedulerConfig(name="median"), r"scheduler\.name: .*asha, fifo, got 'median'"),
+        (lambda: ar.SchedulerConfig(name="mean"), r"scheduler\.name: .*asha, .*fifo, got 'mean'"),
         (lambda: ar.SchedulerConfig(grace_epochs=0), r"scheduler\.grace_epochs: .*at least 1, got 0"),
         (lambda: ar.SchedulerConfig(reduction=1), r"scheduler\.reduction: .*at least 2, got 1"),
         (lambda: ar.ResourceConfig(cpus_per_trial=0), r"resources\.cpus_per_trial: .*above 0, got 0"),
@@ -226,3 +226,20 @@ def test_how_many_trials_fit_on_eight_cores_and_two_gpus(resources, slots):
 
 def test_threads_are_whole_cores():
     assert [ar.ResourceConfig(cpus_per_trial=cpus).threads for cpus in (0.5, 1, 2.9)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("family", "complaint"),
+    [
+        ("nowhere_to_be_found:Net", r"model\.family: .*imported here, got 'nowhere_to_be_found:Net'"),
+        ("torch.nn:NoSuchNet", r"model\.family: .*imported here, got 'torch\.nn:NoSuchNet'"),
+        ("torch:zeros", r"model\.family: .*'torch:zeros' to build a module from \(config, 7\)"),
+    ],
+)
+def test_a_network_of_ones_own_that_is_none_is_found_before_any_trial(make_sweep, family, complaint):
+    own = replace_at(make_sweep(), {"trial.model.family": family})
+    varied = make_sweep(space=ar.Space({"model.family": ar.Choice(("linear", family))}))
+    for sweep in (own, varied):
+        with pytest.raises(ConfigurationError, match=complaint):
+            sweep.require_models(7)
+    make_sweep(space=ar.Space({"model.family": ar.Choice(("linear", "mlp"))})).require_models(7)

@@ -1,4 +1,7 @@
+import json
 import resource
+import time
+import tracemalloc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -7,11 +10,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from alignray.tracking import RunEnd, RunMetrics, RunStart, Spool
+from alignray.tracking import Event, RunEnd, RunMetrics, RunStart, Spool
+from alignray.tracking import spool as spool_module
 
 
 def metrics(key, step, value=0.5):
     return RunMetrics(key=key, step=step, values={"val/corr": value}, time_ms=step)
+
+
+def last_segment(folder):
+    return max(folder.glob("events-*.jsonl"))
 
 
 def drain(spool, limit=1_000):
@@ -89,7 +97,7 @@ def test_an_end_that_is_told_again_is_taken_once(tmp_path):
     assert drain(spool) == [other]
 
 
-@pytest.mark.parametrize("content", ["", "7 half", "99999999"])
+@pytest.mark.parametrize("content", ["", "7 half", "99999999", "7"])
 def test_an_offset_that_a_crash_spoilt_costs_no_event(tmp_path, content):
     """MLflow takes what it is told twice for once, so in doubt everything is told again."""
     spool = Spool(tmp_path)
@@ -106,7 +114,7 @@ def test_an_offset_that_a_crash_spoilt_costs_no_event(tmp_path, content):
 def test_a_full_disk_leaves_no_half_line(tmp_path):
     spool = Spool(tmp_path)
     spool.append([metrics("mse-0", 1)])
-    size = (tmp_path / "events.jsonl").stat().st_size
+    size = last_segment(tmp_path).stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 150, limits[1]))
     try:
@@ -118,19 +126,94 @@ def test_a_full_disk_leaves_no_half_line(tmp_path):
     assert drain(spool) == [metrics("mse-0", 1), metrics("mse-0", 2)]
 
 
+def test_a_full_disk_does_not_keep_what_is_confirmed_from_being_freed(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool_module, "_SEGMENT_BYTES", 1)
+    spool = Spool(tmp_path)
+    for step in (1, 2, 3):
+        spool.append([metrics("mse-0", step)])
+    offset = spool.pending(1)[1]
+    spool.confirm(offset)  # from now on it is written over
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        spool.confirm(spool.pending(1)[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert drain(Spool(tmp_path)) == [metrics("mse-0", 3)]
+
+
+def test_confirmed_segments_are_removed_and_what_was_said_in_them_stays_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool_module, "_SEGMENT_BYTES", 500)
+    spool = Spool(tmp_path)
+    spool.append([metrics("mse-1", 7), RunEnd(key="mse-1", status="FINISHED")])
+    most = 0
+    for step in range(1, 201):
+        spool.append([metrics("mse-0", step)])
+        if step % 10 == 0:
+            assert drain(spool)[-1] == metrics("mse-0", step)
+        most = max(most, sum(path.stat().st_size for path in tmp_path.iterdir()))
+    assert most < 3_500
+    spool = Spool(tmp_path)
+    again = [metrics("mse-0", 200), metrics("mse-1", 7), RunEnd(key="mse-1", status="FINISHED")]
+    spool.append([*again, metrics("mse-1", 8)])
+    assert drain(spool) == [metrics("mse-1", 8)]
+
+
+def test_a_long_spool_is_opened_by_its_last_segment(tmp_path):
+    spool = Spool(tmp_path)
+    some = 2_000
+    for begin in range(0, 200_000, some):
+        spool.append([metrics(f"mse-{number % 50}", begin + number + 1) for number in range(some)])
+    size = spool.size
+    assert size > 15e6
+    tracemalloc.start()
+    started = time.process_time()
+    spool = Spool(tmp_path)
+    spool.append([metrics("mse-7", 3)])  # known, though it was told long ago
+    events, _ = spool.pending(1_000)
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (spool.size, len(events), events[0]) == (size, 1_000, metrics("mse-0", 1))
+    assert seconds < 10
+    assert peak < 60e6
+
+
+def test_a_segment_that_a_crash_left_half_removed_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool_module, "_SEGMENT_BYTES", 1)
+    spool = Spool(tmp_path)
+    spool.append([metrics("mse-0", 1)])
+    spool.append([metrics("mse-0", 2)])
+    min(tmp_path.glob("state-*")).unlink()  # its events were to follow
+    assert drain(Spool(tmp_path)) == [metrics("mse-0", 2)]
+    assert len(list(tmp_path.glob("events-*"))) == 1
+
+
+def test_what_is_set_aside_is_kept_once_with_its_reason(tmp_path):
+    spool = Spool(tmp_path)
+    for _ in range(2):
+        spool.set_aside(metrics("mse-0", 1), "RestException: no")
+    (line,) = (tmp_path / "refused.jsonl").read_text().splitlines()
+    told = json.loads(line)
+    assert told.pop("refused") == "RestException: no"
+    assert Event.from_line(json.dumps(told)) == metrics("mse-0", 1)
+
+
 class SpoolMachine(RuleBasedStateMachine):
     """Against a plain list: appends, confirmations, crashes that cut the last line, new openings."""
 
-    @initialize()
-    def open(self):
+    @initialize(segment_bytes=st.sampled_from([1, 300, 10_000]))
+    def open(self, segment_bytes):
         self.home = TemporaryDirectory(prefix="spool-")
         self.folder = Path(self.home.name)
+        self.limit = spool_module._SEGMENT_BYTES
+        spool_module._SEGMENT_BYTES = segment_bytes
         self.spool = Spool(self.folder)
         self.unconfirmed, self.confirmed = [], []
 
     def teardown(self):
         if hasattr(self, "home"):
             self.home.cleanup()
+            spool_module._SEGMENT_BYTES = self.limit
 
     def is_new(self, event):
         before = [known for known in self.confirmed + self.unconfirmed if known.key == event.key]
@@ -157,17 +240,23 @@ class SpoolMachine(RuleBasedStateMachine):
             if self.is_new(event):
                 self.unconfirmed.append(event)
 
+    def pending(self, limit):
+        """What is pending, which ends where a segment does."""
+        events, offset = self.spool.pending(limit)
+        assert bool(events) == bool(self.unconfirmed)
+        assert events == self.unconfirmed[: len(events)]
+        return events, offset
+
     @rule(limit=st.integers(1, 5))
     def write(self, limit):
-        events, offset = self.spool.pending(limit)
-        assert events == self.unconfirmed[:limit]
+        events, offset = self.pending(limit)
         self.spool.confirm(offset)
         self.confirmed += events
         del self.unconfirmed[: len(events)]
 
     @rule(limit=st.integers(1, 5))
     def write_without_saying_so(self, limit):
-        assert self.spool.pending(limit)[0] == self.unconfirmed[:limit]
+        self.pending(limit)
 
     @rule()
     def reopen(self):
@@ -177,8 +266,10 @@ class SpoolMachine(RuleBasedStateMachine):
     def crash_in_a_write(self, cut):
         if not self.unconfirmed:
             return
-        file = self.folder / "events.jsonl"
+        file = last_segment(self.folder)
         content = file.read_bytes()
+        if not content:  # the segment before it was whole when this one began
+            return
         last = content.rfind(b"\n", 0, -1) + 1
         file.write_bytes(content[: -min(cut, len(content) - last)])
         self.unconfirmed.pop()
@@ -187,7 +278,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_doubled(self):
         if hasattr(self, "spool"):
-            assert self.spool.pending(10_000)[0] == self.unconfirmed
+            self.pending(10_000)
             assert bool(self.spool.size) == bool(self.unconfirmed)
 
 

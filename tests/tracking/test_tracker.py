@@ -8,7 +8,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from alignray.tracking import EXPERIMENT, RunEnd, RunMetrics, RunStart, Spool, Tracker, wait_until_written
+from alignray.tracking import Backlog, RunEnd, RunMetrics, RunStart, Spool, Tracker, wait_until_written
 from alignray.tracking import tracker as tracker_module
 
 EVENTS = [
@@ -31,7 +31,7 @@ def start(tmp_path):
     trackers = []
 
     def begin(uri):
-        trackers.append(Tracker(str(tmp_path / "spool"), uri, EXPERIMENT, "id-1"))
+        trackers.append(Tracker(str(tmp_path / "spool"), uri, "id-1", limit_bytes=10**9))
         return trackers[-1]
 
     yield begin
@@ -47,8 +47,8 @@ def until(condition, timeout_s=60.0):
 
 
 def written(tracker):
-    until(lambda: tracker.backlog()[0] == 0)
-    assert tracker.backlog() == (0, "")
+    until(lambda: tracker.backlog().size == 0)
+    assert tracker.backlog() == Backlog(0)
 
 
 def history(store, run_id, metric="val/corr"):
@@ -57,7 +57,7 @@ def history(store, run_id, metric="val/corr"):
 
 def test_what_is_logged_arrives(store, start):
     tracker = start(store)
-    assert tracker.backlog() == (0, "")
+    assert tracker.backlog() == Backlog(0)
     assert tracker.run_ids() == {}
     tracker.log(EVENTS[:4])
     written(tracker)
@@ -111,8 +111,8 @@ def test_a_run_whose_making_was_not_confirmed_is_not_made_twice(store, start, mo
 def test_what_keeps_it_is_said_in_one_line(start):
     tracker = start(f"sqlite:////proc/nowhere/{'x' * 9}.db")
     tracker.log(EVENTS)
-    until(lambda: tracker.backlog()[1])
-    size, why = tracker.backlog()
+    until(lambda: tracker.backlog().error)
+    size, why, *_ = tracker.backlog()
     assert size > 0
     assert len(why.splitlines()) == 1
     assert tracker.run_ids() == {}
@@ -123,9 +123,9 @@ def test_what_keeps_it_says_no_password(start, monkeypatch, caplog):
     uri = f"http://me:s3cret@127.0.0.1:{free_port()}"
     tracker = start(uri)
     tracker.log(EVENTS)
-    until(lambda: tracker.backlog()[1])
-    assert "127.0.0.1" in tracker.backlog()[1]
-    assert "s3cret" not in tracker.backlog()[1]
+    until(lambda: tracker.backlog().error)
+    assert "127.0.0.1" in tracker.backlog().error
+    assert "s3cret" not in tracker.backlog().error
     until(lambda: caplog.text)
     assert "s3cret" not in caplog.text
 
@@ -143,10 +143,10 @@ def test_a_store_that_is_away_at_first_gets_everything_once(store, tmp_path, sta
     uri = f"http://127.0.0.1:{port}"
     tracker = start(uri)
     tracker.log(EVENTS[:4])
-    until(lambda: tracker.backlog()[1])
-    size, _ = tracker.backlog()
+    until(lambda: tracker.backlog().error)
+    size = tracker.backlog().size
     tracker.log(EVENTS[4:])  # taken all the same
-    assert tracker.backlog()[0] > size
+    assert tracker.backlog().size > size
 
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
     options = ["--host", "127.0.0.1", "--workers", "1", "--default-artifact-root", str(tmp_path / "artifacts")]
@@ -173,7 +173,16 @@ def test_waiting_for_what_never_comes_ends(monkeypatch):
     import ray
 
     class Deaf:
+        class log:  # noqa: N801
+            @staticmethod
+            def remote(events):
+                return "never"
+
         class backlog:  # noqa: N801
+            @staticmethod
+            def options(**group):
+                return Deaf.backlog
+
             @staticmethod
             def remote():
                 return "never"

@@ -170,6 +170,18 @@ def test_scoring_heeds_no_batch_size(panel, monkeypatch):
     assert "lower members=4 or model.width=8" in str(caught.value)
 
 
+def test_scoring_the_holdout_is_guarded_too(panel, monkeypatch):
+    trial = Trial(config(), panel)
+    trial.step()
+
+    def exhausted(panel, places):
+        raise MemoryError
+
+    monkeypatch.setattr("alignray.trial.scoring._groups", exhausted)
+    with pytest.raises(OutOfMemoryError, match="while the trial was scored"):
+        trial.score_on(panel, range(panel.num_eras))
+
+
 @NO_CUDA
 def test_a_gpu_that_is_too_small_ends_in_words_and_is_freed(panel):
     width = 200_000  # a hidden layer of 160 GB for each member
