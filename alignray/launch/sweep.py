@@ -18,6 +18,7 @@ from alignray.launch.tracked import FLUSH_S, tracked
 from alignray.report import (
     compare_across,
     comparison_table,
+    pareto_table,
     trials_table,
     verdicts,
     write_comparison,
@@ -69,6 +70,8 @@ class SweepResult:
         trials: One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space.
         comparison: One row an arm and metric: value, low, high, and what they rest on.
         metric: What the search looked at.
+        pareto: Where it looked at several metrics, the trials that no other of their arm betters in all of them, with
+            each metric's score; None where at one.
     """
 
     name: str
@@ -77,6 +80,7 @@ class SweepResult:
     trials: pd.DataFrame
     comparison: pd.DataFrame
     metric: str
+    pareto: pd.DataFrame | None = None
 
 
 def run_sweep(
@@ -277,7 +281,8 @@ def _result(folder: Path, manifest: Manifest) -> SweepResult:
     trials = trials_table([row for study in studies.values() for row in study.rows()])
     comparison = comparison_table(manifest, load_finals(folder, manifest), trials)
     metric = manifest.config.trial.scoring.metric
-    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison, metric)
+    pareto = pareto_table(manifest, trials)
+    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison, metric, pareto)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
-from alignray.sweep.search import run_search, settle_lag, sweep_studies
+from alignray.sweep.search import run_search, searched_metrics, settle_lag, sweep_studies
 
 __all__ = [
     "DataConfig",
@@ -43,6 +43,7 @@ __all__ = [
     "require_gpus",
     "run_search",
     "seal",
+    "searched_metrics",
     "settle_lag",
     "sweep_start",
     "sweep_studies",

@@ -333,6 +333,11 @@ class SweepConfig:
             )
         self.space.require_fit(self.trial)
         self.search.require_space(self.space)
+        if self.search.metrics and self.trial.scoring.metric not in self.search.metrics:
+            raise ConfigurationError(
+                f"search.metrics: expected {self.trial.scoring.metric!r} among them, which trial.scoring goes by, got "
+                f"{', '.join(self.search.metrics)}"
+            )
         if self.search.paired and self.scheduler.name != "fifo":
             raise ConfigurationError(
                 f"scheduler.name: expected fifo, as search.paired compares whole trials; got {self.scheduler.name!r}, "

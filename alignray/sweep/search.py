@@ -41,9 +41,14 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
         space=config.space,
         template=config.space.values_of(config.trial),
         config=config.search,
-        direction=METRICS[config.trial.scoring.metric].direction,
+        metrics={metric: METRICS[metric].direction for metric in searched_metrics(config)},
         create=create,
     )
+
+
+def searched_metrics(config: SweepConfig) -> tuple[str, ...]:
+    """The metrics that a sweep searches by, the scored one first."""
+    return tuple(dict.fromkeys((config.trial.scoring.metric, *config.search.metrics)))
 
 
 def settle_lag(config: SweepConfig) -> SweepConfig:
