@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +29,13 @@ from alignray.serving import log_models
 from alignray.sweep import (
     FinalResult,
     Manifest,
+    Past,
     Placed,
     Progress,
     Silent,
     SweepConfig,
     load_finals,
+    past_of,
     place,
     ray_cluster,
     require_gpus,
@@ -90,6 +92,7 @@ def run_sweep(
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
+    warm_start: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Search, train the best of each arm afresh, score it once on the holdout, and compare.
@@ -100,13 +103,16 @@ def run_sweep(
         storage: The folder of the sweeps; on a cluster, one that every node sees.
         address: The Ray cluster: ``auto``, ``ray://host:port``; None starts one on this machine.
         tracking_uri: The MLflow store; None for ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db``.
+        warm_start: An earlier sweep in the same folder of sweeps, on the same data and scored in the same way: its
+            trials are shown to the samplers, each arm's to its own, and count for nothing else.
         progress: Watches.
 
     Raises:
         ConfigurationError: A network of one's own cannot be imported or built.
         DataError: The panel cannot be read.
         SweepError: The name is taken, the folder cannot be written, the cluster does not answer, or this machine, which
-            is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
+            is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write; or the earlier
+            sweep is not there, or has nothing to tell this one.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -118,11 +124,16 @@ def run_sweep(
     _require_access(uri, progress)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
+    past = None if warm_start is None else _past(folder.with_name(warm_start), sweep, panel)
     sweep.split(panel.num_eras)
     sweep.require_models(panel.num_features)
     with ray_cluster(address):
         manifest = Manifest.of(name, settle_lag(sweep), panel, without_password(uri))
+        if past is not None:
+            manifest = replace(manifest, warm_start=past.record)
         _create(folder, manifest)
+        if past is not None:
+            past.save(folder)
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)
             del panel  # the workers' copy is the only one of this node
@@ -216,6 +227,12 @@ def _write_page(manifest: Manifest, finals: list[FinalResult], result: SweepResu
     studies = sweep_studies(result.folder, manifest)
     importances = {arm: study.importance() for arm, study in studies.items()}
     return write_report(manifest, finals, result.trials, result.comparison, path, importances=importances)
+
+
+def _past(folder: Path, sweep: SweepConfig, panel: Panel) -> Past:
+    manifest = Manifest.load(folder)
+    rows = {arm: study.rows() for arm, study in sweep_studies(folder, manifest).items()}
+    return past_of(manifest, rows, sweep, panel.digest)
 
 
 def _require_gpus(config: SweepConfig, address: str | None) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from alignray.search import TrialRow, on_front
 from alignray.statistics import holm, mean, signed_rank
-from alignray.sweep import FinalResult, Manifest, interval, searched_metrics
+from alignray.sweep import FinalResult, Manifest, interval
 from alignray.trial import METRICS, PARTS
 from alignray.trial.unscored import by_name
 
@@ -55,7 +55,7 @@ def pareto_table(manifest: Manifest, trials: pd.DataFrame) -> pd.DataFrame | Non
         One row a trial, by arm and the scored metric, the best first: ``arm``, ``number``, ``score.<metric>`` for each
         metric, and its point of the space. None where one metric is searched by.
     """
-    metrics = searched_metrics(manifest.config)
+    metrics = manifest.config.searched_metrics
     columns = [f"score.{metric}" for metric in metrics]
     if len(metrics) < 2:
         return None

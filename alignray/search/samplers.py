@@ -50,6 +50,8 @@ class Sampler(ABC):
 
     learns: ClassVar[bool] = False
     """Whether proposals depend on how other trials ended."""
+    learns_from_past: ClassVar[bool] = False
+    """Whether proposals depend on the trials of an earlier search, too."""
     several_metrics: ClassVar[bool] = True
     """Whether it can search by several metrics at once."""
 
@@ -141,7 +143,7 @@ class Grid(Sampler):
 class Learning(Sampler):
     """A sampler of Optuna, made anew for each trial, in a study that holds the history and nothing else."""
 
-    learns = True
+    learns = learns_from_past = True
     everywhere_only: ClassVar[bool] = False
     """Whether it looks only at the fields that exist at every point; it draws the others at random."""
 
@@ -199,6 +201,7 @@ class CmaEs(Learning):
     """CMA-ES over the numbers that exist at every point; the other fields are drawn at random."""
 
     everywhere_only = True
+    learns_from_past = False  # its generations are of trials that it proposed itself
     several_metrics = False
 
     @classmethod

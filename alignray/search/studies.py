@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -90,6 +90,10 @@ class TrialRow:
     seconds: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
 
+    def at(self, values: Mapping[str, Value]) -> TrialRow:
+        """The row with another point."""
+        return replace(self, values=values)
+
 
 class ArmStudy:
     """The study of one arm. Every change is in the storage before the call returns; one process writes.
@@ -102,12 +106,22 @@ class ArmStudy:
             report and the best is chosen by.
         sampler: Proposes.
         lag: See `SearchConfig`.
+        past: Ended trials of an earlier search, which the sampler looks at too; they are in no other way trials of
+            this one.
     """
 
     def __init__(
-        self, study: optuna.Study, arm: str, space: Space, metrics: Mapping[str, int], sampler: Sampler, lag: int
+        self,
+        study: optuna.Study,
+        arm: str,
+        space: Space,
+        metrics: Mapping[str, int],
+        sampler: Sampler,
+        lag: int,
+        past: Sequence[TrialRow] = (),
     ) -> None:
         self.arm, self.metrics = arm, metrics
+        self._past = [self._frozen_past(row, space) for row in past]
         self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
         self._running: dict[int, optuna.Trial] = {}
 
@@ -248,7 +262,17 @@ class ArmStudy:
     def _history(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
         seen = len(self._seen(trials))
-        return [trial if trial.number < seen else _as_running(trial) for trial in trials]
+        return [*self._past, *(trial if trial.number < seen else _as_running(trial) for trial in trials)]
+
+    def _frozen_past(self, row: TrialRow, space: Space) -> FrozenTrial:
+        complete = row.state == "complete"
+        return optuna.create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            values=[row.scores[metric] for metric in self.metrics] if complete else None,
+            params=dict(row.values),
+            distributions={path: space.distributions[path].to_optuna() for path in row.values},
+            intermediate_values={} if row.value is None else {row.epochs: row.value},
+        )
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self._study.tell(number, values, state)
@@ -274,6 +298,7 @@ def open_studies(
     template: Mapping[str, Value],
     config: SearchConfig,
     metrics: Mapping[str, int],
+    past: Mapping[str, Sequence[TrialRow]] | None = None,
     create: bool = True,
 ) -> dict[str, ArmStudy]:
     """Open the studies of a sweep.
@@ -287,6 +312,7 @@ def open_studies(
         template: The template's own point of the space.
         config: How it is searched.
         metrics: See `ArmStudy`: 1 to maximise, −1 to minimise.
+        past: By arm, ended trials of an earlier search; see `ArmStudy`.
         create: Whether to create what is not there yet; else it is left out, and nothing is written.
 
     Returns:
@@ -322,7 +348,7 @@ def open_studies(
             study.set_user_attr(_SWEEP, sweep_id)
         else:
             continue
-        studies[arm] = ArmStudy(study, arm, space, metrics, sampler, config.lag or 0)
+        studies[arm] = ArmStudy(study, arm, space, metrics, sampler, config.lag or 0, (past or {}).get(arm, ()))
     return studies
 
 

@@ -17,7 +17,8 @@ from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
-from alignray.sweep.search import run_search, searched_metrics, settle_lag, sweep_studies
+from alignray.sweep.search import run_search, settle_lag, sweep_studies
+from alignray.sweep.warm import Past, past_of
 
 __all__ = [
     "DataConfig",
@@ -25,6 +26,7 @@ __all__ = [
     "FinalResult",
     "HoldoutConfig",
     "Manifest",
+    "Past",
     "Placed",
     "Progress",
     "ResourceConfig",
@@ -37,13 +39,13 @@ __all__ = [
     "estimate",
     "interval",
     "load_finals",
+    "past_of",
     "place",
     "ray_cluster",
     "read_log",
     "require_gpus",
     "run_search",
     "seal",
-    "searched_metrics",
     "settle_lag",
     "sweep_start",
     "sweep_studies",

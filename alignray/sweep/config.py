@@ -360,6 +360,11 @@ class SweepConfig:
         most = _SMOKE | (_SMOKE_SYNTHETIC if self.data.source == "synthetic" else {})
         return replace_at(self, {path: min(cast("int", plain[path]), value) for path, value in most.items()})
 
+    @property
+    def searched_metrics(self) -> tuple[str, ...]:
+        """The metrics that the search goes by, the scored one first."""
+        return tuple(dict.fromkeys((self.trial.scoring.metric, *self.search.metrics)))
+
     def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.
 
