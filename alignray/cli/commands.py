@@ -49,6 +49,7 @@ class Duration(click.ParamType[float]):
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
 @click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
+@click.option("--warm-start", metavar="NAME", help="Show the samplers what the earlier sweep NAME found.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
 @_REGISTER
 @_QUIET
@@ -62,6 +63,7 @@ def run(
     gpu_hours: float | None,
     address: str | None,
     settings: tuple[str, ...],
+    warm_start: str | None,
     smoke: bool,
     dry_run: bool,
     register: str | None,
@@ -109,6 +111,7 @@ def run(
             address=address,
             tracking_uri=tracking_uri,
             register=register,
+            warm_start=warm_start,
             progress=progress,
         )
     print_result(result)

@@ -333,6 +333,11 @@ class SweepConfig:
             )
         self.space.require_fit(self.trial)
         self.search.require_space(self.space)
+        if self.search.metrics and self.trial.scoring.metric not in self.search.metrics:
+            raise ConfigurationError(
+                f"search.metrics: expected {self.trial.scoring.metric!r} among them, which trial.scoring goes by, got "
+                f"{', '.join(self.search.metrics)}"
+            )
         if self.search.paired and self.scheduler.name != "fifo":
             raise ConfigurationError(
                 f"scheduler.name: expected fifo, as search.paired compares whole trials; got {self.scheduler.name!r}, "
@@ -354,6 +359,11 @@ class SweepConfig:
         plain = flatten(to_plain(self))
         most = _SMOKE | (_SMOKE_SYNTHETIC if self.data.source == "synthetic" else {})
         return replace_at(self, {path: min(cast("int", plain[path]), value) for path, value in most.items()})
+
+    @property
+    def searched_metrics(self) -> tuple[str, ...]:
+        """The metrics that the search goes by, the scored one first."""
+        return tuple(dict.fromkeys((self.trial.scoring.metric, *self.search.metrics)))
 
     def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.

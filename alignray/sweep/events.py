@@ -30,6 +30,8 @@ def sweep_start(manifest: Manifest) -> RunStart:
         "alignray.host": socket.gethostname(),
         "alignray.versions": " ".join(f"{name}={version}" for name, version in manifest.versions.items()),
     }
+    if manifest.extensions:  # MLflow keeps the params that a run began with, and refuses others
+        tags |= {f"alignray.{name}": str(params.pop(name, None)) for name in _EXTENDED}
     text = json.dumps(to_plain(manifest.config))
     for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
         tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]

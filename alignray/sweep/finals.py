@@ -237,7 +237,7 @@ def load_final(folder: Path, arm: str) -> FinalResult:
         scores=_scores_from(stored["holdout"]),
         calibration=Calibration(**{name: np.asarray(values) for name, values in stored["calibration"].items()}),
         seconds=stored["seconds"],
-        generation=stored.get("generation", 1),
+        generation=stored["generation"],
     )
 
 

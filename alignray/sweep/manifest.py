@@ -56,6 +56,8 @@ class Manifest:
         git_commit: The commit of the working folder, marked where files differ from it; None outside git.
         holdout_looks: By arm, how often a model was scored on the holdout.
         extensions: What it was given later: trials, time.
+        warm_start: The earlier sweep whose trials its samplers look at: its ``sweep`` and ``id``, and by arm how many
+            trials it had to tell, ``trials``, and how many of its others ended, ``left_out``; None without.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Manifest:
     git_commit: str | None
     holdout_looks: dict[str, int] = field(default_factory=dict)
     extensions: tuple[Extension, ...] = ()
+    warm_start: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, name: str, config: SweepConfig, panel: Panel, tracking_uri: str) -> Manifest:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignray.data import Fold
 from alignray.errors import WorkError
-from alignray.search import ArmStudy, Proposal, open_studies, trial_key
+from alignray.search import ArmStudy, Proposal, TrialRow, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.events import run_end, trial_start
 from alignray.sweep.log import TrialLog
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
+from alignray.sweep.warm import load_past
 from alignray.tracking import TrackerHandle
 from alignray.trial import METRICS
 
@@ -33,8 +34,10 @@ _ROOM_S = 1.0
 """How long what the cluster holds is taken for what it held when it was asked."""
 
 
-def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> dict[str, ArmStudy]:
-    """The studies of a sweep, by arm: those that are there, or all of them."""
+def sweep_studies(
+    folder: Path, manifest: Manifest, *, past: Mapping[str, Sequence[TrialRow]] | None = None, create: bool = False
+) -> dict[str, ArmStudy]:
+    """The studies of a sweep, by arm: those that are there, or all of them; ``past`` is for those that go on."""
     config = manifest.config
     return open_studies(
         folder / JOURNAL,
@@ -44,7 +47,8 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
         space=config.space,
         template=config.space.values_of(config.trial),
         config=config.search,
-        direction=METRICS[config.trial.scoring.metric].direction,
+        metrics={metric: METRICS[metric].direction for metric in config.searched_metrics},
+        past=past,
         create=create,
     )
 
@@ -112,7 +116,7 @@ def run_search(
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
-    studies = sweep_studies(folder, manifest, create=True)
+    studies = sweep_studies(folder, manifest, past=load_past(folder), create=True)
     # A crash may have come between a study and the tracker: the tracker hears of every end again, and takes it once.
     rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
     tracker.log.remote([run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])

@@ -135,13 +135,15 @@ class ArmSearcher(Searcher):
             reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
         elif reason is None and not math.isfinite(result.get(_METRIC, math.nan)):
             reason = "it ended without a score"
+        elif reason is None and result.get("finished") and (lacking := _lacking(study, result)):
+            reason = f"it ended without a score by {', '.join(lacking)}"
         if reason is not None:
             study.fail(number, reason)
             state = "failed"
         else:
             self._report(proposal, result)
             if result.get("finished"):
-                study.complete(number, result[_METRIC])
+                study.complete(number, result[_METRIC], result.get("metrics"))
                 state = "complete"
             else:
                 study.prune(number)
@@ -240,3 +242,9 @@ class _Standing:
 
     def _beat(self, arm: str, score: float) -> None:
         self._best[arm] = self._better[arm](score, self._best.get(arm, score))
+
+
+def _lacking(study: ArmStudy, result: Mapping[str, Any]) -> list[str]:
+    """The metrics that are searched by beside the score, and that the best epoch of a trial has no number for."""
+    metrics = result.get("metrics", {})
+    return [name for name in list(study.metrics)[1:] if not math.isfinite(metrics.get(name, math.nan))]

@@ -21,7 +21,7 @@ from alignray.search import Proposal
 from alignray.sweep.log import TrialLog
 from alignray.sweep.placement import Placed
 from alignray.tracking import RunMetrics, TrackerHandle
-from alignray.trial import SECONDS, Trial, TrialConfig, seconds_by_part
+from alignray.trial import METRICS, SECONDS, Trial, TrialConfig, seconds_by_part
 from alignray.trial.memory import free_memory
 
 
@@ -164,6 +164,7 @@ def begun(device: str, checkpoint: Checkpoint | None, damaged: str | None) -> st
 
 def standing(trial: Trial, metrics: Mapping[str, float], damaged: str | None) -> dict[str, Any]:
     """What Tune is told after an epoch of such metrics; see `TrialTrainable.step`."""
-    told = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told: dict[str, Any] = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told["metrics"] = {metric: trial.best[f"val/{metric}"] for metric in METRICS}
     told |= {f"{SECONDS}/{part}": taken for part, taken in seconds_by_part(metrics).items()}
     return told if damaged is None else {**told, "damaged": damaged}

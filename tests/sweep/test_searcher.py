@@ -18,10 +18,10 @@ ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 class Sweep:
     """Real studies and a searcher on them, with all that it calls written down."""
 
-    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, **config):
+    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, metrics=None, **config):
         self.room = 100
         self.folder, self.trials, self.arms, self.direction = folder, trials, arms, direction
-        self.max_failures = max_failures
+        self.max_failures, self.metrics = max_failures, metrics or {"score": direction}
         self.config = SearchConfig(**{"trials": trials, "initial_points": 2, **config})
         self.reopen()
 
@@ -50,7 +50,7 @@ class Sweep:
             space=Space({"x": Float(0.0, 1.0)}),
             template={"x": 0.5},
             config=self.config,
-            direction=self.direction,
+            metrics=self.metrics,
         )
 
     def row(self, proposal):
@@ -218,6 +218,18 @@ def test_a_trial_without_an_end_of_its_own_failed_with_a_reason(sweep, last, err
     assert reason in row.reason
     assert sweep.ended == [("aligned-0", "failed", row.reason)]
     assert sweep.open()["aligned"].best() is None
+
+
+def test_of_several_metrics_each_must_have_a_number(tmp_path):
+    sweep = Sweep(tmp_path, trials=3, arms=("mse",), metrics={"decision_corr": 1, "exposure": -1})
+    for number, metrics in enumerate([{"exposure": 2.0, "fnc": math.nan}, {"exposure": math.nan}, {}]):
+        sweep.suggest(f"t{number}")
+        last = result(3, 0.3, done=True, finished=True, metrics={"decision_corr": 0.3, **metrics})
+        sweep.searcher.on_trial_complete(f"t{number}", last)
+    rows = sweep.open()["mse"].rows()
+    assert [row.state for row in rows] == ["complete", "failed", "failed"]
+    assert rows[0].scores == {"decision_corr": 0.3, "exposure": 2.0}
+    assert rows[1].reason == "it ended without a score by exposure"
 
 
 def test_an_epoch_without_a_score_is_not_recorded(sweep):
