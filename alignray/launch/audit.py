@@ -149,11 +149,11 @@ def _trial(
         findings.append("Tune has ended it, and its study has not heard")
     return Line(
         key=key,
-        study=row and row.state,
+        study=None if row is None else row.state,
         tune=tune,
-        mlflow=run and str(run),
-        epochs=row and row.epochs,
-        mlflow_epochs=run and run.epochs,
+        mlflow=None if run is None else str(run),
+        epochs=None if row is None else row.epochs,
+        mlflow_epochs=None if run is None else run.epochs,
         checkpoint=checkpoint,
         findings=tuple(findings),
     )
@@ -195,8 +195,8 @@ def _final(
     yield Line(
         key=key,
         study="scored" if scores.exists() else None,
-        mlflow=run and str(run),
-        mlflow_epochs=run and run.epochs,
+        mlflow=None if run is None else str(run),
+        mlflow_epochs=None if run is None else run.epochs,
         looks=looks,
         findings=tuple(findings),
     )

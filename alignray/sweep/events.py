@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignray.configuration import flatten, from_plain, replace_at, to_plain
+from alignray.imports import UserCode
 from alignray.search import Proposal
 from alignray.sweep.config import SweepConfig
 from alignray.sweep.manifest import Manifest
@@ -36,7 +37,9 @@ def config_of_tags(tags: Mapping[str, str]) -> SweepConfig | None:
     parts = [tags[f"{_CONFIG}.{part}"] for part in range(len(tags)) if f"{_CONFIG}.{part}" in tags]
     if not parts:
         return None
-    return replace_at(from_plain(SweepConfig, json.loads("".join(parts))), {"data.digest": tags[_DIGEST]})
+    plain = json.loads("".join(parts))
+    UserCode.of(plain.get("imports", [])).load()
+    return replace_at(from_plain(SweepConfig, plain), {"data.digest": tags[_DIGEST]})
 
 
 def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> RunStart:

@@ -17,6 +17,7 @@ from alignray.checkpoint import Checkpoint
 from alignray.configuration import from_plain, replace_at, to_plain
 from alignray.data import Fold, Panel
 from alignray.errors import WorkError
+from alignray.imports import Carried, UserCode
 from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
 from alignray.sweep.config import ResourceConfig
@@ -117,6 +118,7 @@ def train_finals(
     """
     import ray
 
+    code = UserCode.of(manifest.config.imports)
     train = _remote(manifest.config.resources, folder / "tune" / "workers")
     pending: dict[Any, str] = {}
     for arm, study in studies.items():
@@ -129,7 +131,9 @@ def train_finals(
         ray.get(tracker.log.remote([final_start(manifest, best, config)]))
         manifest = manifest.with_look(arm)
         manifest.save(folder)
-        pending[train(config, panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = arm
+        pending[train(Carried(config, code), panel, holdout, fold, folder / FOLDER / arm, final_key(arm), tracker)] = (
+            arm
+        )
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -213,13 +217,19 @@ def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
 
 
 def _train_final(
-    config: TrialConfig, panel: Placed, holdout: Placed, fold: Fold, home: Path, key: str, tracker: TrackerHandle
+    carried: Carried[TrialConfig],
+    panel: Placed,
+    holdout: Placed,
+    fold: Fold,
+    home: Path,
+    key: str,
+    tracker: TrackerHandle,
 ) -> None:
     """Runs on a worker: train on the last fold, keep the best epoch, score the holdout, write both files."""
     import ray
 
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    workers = Workers.joined()
+    config, workers = carried.config, Workers.joined()
     searched = panel.fetch()
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     trial = Trial(config, searched, folds=[fold], device=device, workers=workers)

@@ -16,6 +16,7 @@ from typing import Any, cast
 from alignray.configuration import from_plain, to_plain
 from alignray.data import Panel
 from alignray.errors import SweepError
+from alignray.imports import UserCode
 from alignray.sweep.config import SweepConfig
 
 _FORMAT = 1
@@ -38,6 +39,7 @@ class Manifest:
         devices: The machine that started it.
         git_commit: The commit of the working folder, marked where files differ from it; None outside git.
         holdout_looks: By arm, how often a model was scored on the holdout.
+        code: The SHA-256 of each file of ``config.imports``.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Manifest:
     devices: dict[str, Any]
     git_commit: str | None
     holdout_looks: dict[str, int] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, config: SweepConfig, panel: Panel, tracking_uri: str) -> Manifest:
@@ -73,6 +76,7 @@ class Manifest:
             versions=package_versions(),
             devices=devices(),
             git_commit=_git_commit(),
+            code=UserCode.of(config.imports).digests,
         )
 
     @classmethod
@@ -80,7 +84,8 @@ class Manifest:
         """Read the manifest of a sweep's folder.
 
         Raises:
-            SweepError: There is none, it cannot be read, or a newer version wrote it.
+            SweepError: There is none, it cannot be read, a newer version wrote it, or the user's own code that it names
+                is gone or has changed.
         """
         path = folder / _FILE
         try:
@@ -95,6 +100,7 @@ class Manifest:
             ) from error
         if plain.pop("format", 0) > _FORMAT:
             raise SweepError(f"{path}: written by a newer alignray; upgrade to go on with this sweep")
+        _import_code(folder.name, plain)
         return from_plain(cls, plain)
 
     def save(self, folder: Path) -> None:
@@ -111,6 +117,22 @@ class Manifest:
     def with_look(self, arm: str) -> Manifest:
         """The manifest with one more look of an arm at the holdout."""
         return replace(self, holdout_looks={**self.holdout_looks, arm: self.holdout_looks.get(arm, 0) + 1})
+
+
+def _import_code(sweep: str, plain: dict[str, Any]) -> None:
+    """Import what the configuration names, so that it can be read: the very files that the sweep began with."""
+    config, digests = plain.get("config"), plain.get("code")
+    imports = config.get("imports") if isinstance(config, dict) else None
+    if not isinstance(imports, list) or not isinstance(digests, dict):
+        return  # written by an older version, or spoilt, as reading it will say
+    code = UserCode.of([str(name) for name in imports])
+    for path, digest in code.digests.items():
+        if digest != digests.get(path):
+            raise SweepError(
+                f"sweep {sweep!r}: its code has changed since it began ({path}: SHA-256 {digest[:12]}, then "
+                f"{str(digests.get(path))[:12]}); put the file back, or run a new sweep"
+            )
+    code.load()
 
 
 def package_versions() -> dict[str, str]:
