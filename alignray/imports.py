@@ -20,6 +20,8 @@ from typing import Any, Generic, TypeVar
 from alignray.configuration import from_plain, to_plain
 from alignray.errors import AlignrayError, SweepError
 
+__all__ = ["Carried", "UserCode", "absolute", "import_code", "is_file", "load_text", "module_name"]
+
 T = TypeVar("T")
 _DIGEST = "__alignray_digest__"
 
@@ -48,6 +50,19 @@ class UserCode:
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each file."""
         return {name: _digest(text) for name, text in self.sources.items() if text is not None}
+
+    def require(self, digests: Mapping[str, Any], sweep: str) -> None:
+        """Check that the files are those that a sweep began with.
+
+        Raises:
+            SweepError: One has changed since.
+        """
+        for path, digest in self.digests.items():
+            if digest != digests.get(path):
+                raise SweepError(
+                    f"sweep {sweep!r}: its code has changed since it began ({path}: SHA-256 {digest[:12]}, then "
+                    f"{str(digests.get(path))[:12]}); put the file back, or run a new sweep"
+                )
 
     def load(self) -> None:
         """Import all of it in this process; what is imported already stays.
@@ -81,6 +96,20 @@ class Carried(Generic[T]):
 def _arrive(code: UserCode, kind: type[T], plain: Any) -> Carried[T]:
     code.load()
     return Carried(from_plain(kind, plain), code)
+
+
+def import_code(*names: str) -> None:
+    """Import modules and files as ``SweepConfig.imports`` does, for a configuration that names what they define.
+
+    Raises:
+        SweepError: A file is missing, or something cannot be imported.
+    """
+    UserCode.of(absolute(names)).load()
+
+
+def absolute(imports: Sequence[str]) -> tuple[str, ...]:
+    """The same imports with the whole paths of files: a relative one means another file elsewhere."""
+    return tuple(str(Path(name).resolve()) if is_file(name) else name for name in imports)
 
 
 def is_file(name: str) -> bool:

@@ -19,7 +19,7 @@ from alignray.data import Panel, Split, datasets, open_shards
 from alignray.data.datasets.numerai import FEATURES, Part
 from alignray.data.shards.manifest import MANIFEST
 from alignray.errors import ConfigurationError, DataError
-from alignray.imports import UserCode, is_file
+from alignray.imports import UserCode, absolute
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
 from alignray.trial import TrialConfig
@@ -301,8 +301,7 @@ class SweepConfig:
     imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        absolute = (str(Path(name).resolve()) if is_file(name) else name for name in self.imports)
-        object.__setattr__(self, "imports", tuple(absolute))  # a relative path means another file elsewhere
+        object.__setattr__(self, "imports", absolute(self.imports))
         UserCode.of(self.imports).load()
         for arm in self.arms:
             if arm not in OBJECTIVES:

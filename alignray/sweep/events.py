@@ -14,7 +14,7 @@ from alignray.sweep.manifest import Manifest
 from alignray.tracking import SWEEP_KEY, RunEnd, RunStart
 from alignray.trial import TrialConfig
 
-_CONFIG, _DIGEST = "alignray.config", "alignray.data_digest"
+_CONFIG, _DIGEST, _CODE = "alignray.config", "alignray.data_digest", "alignray.code"
 _TAG_LENGTH = 5_000
 """Characters of a tag: no store of MLflow takes fewer, and a configuration has about 2,500."""
 
@@ -23,6 +23,8 @@ def sweep_start(manifest: Manifest) -> RunStart:
     """The sweep's own run, the parent of the others, begins or goes on."""
     params = {name: value for name, value in flatten(to_plain(manifest.config)).items() if value is not None}
     tags = _tags(manifest, "sweep", manifest.name) | {_DIGEST: manifest.data["digest"]}
+    if manifest.code:
+        tags[_CODE] = json.dumps(manifest.code)
     text = json.dumps(to_plain(manifest.config))
     for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
         tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]
@@ -33,12 +35,17 @@ def config_of_tags(tags: Mapping[str, str]) -> SweepConfig | None:
     """The configuration that the tags of a sweep's own run hold, with the digest of its data; None if they hold none.
 
     Params would not do: they are texts without types, and a space is drawn in an order that they lack.
+
+    Raises:
+        SweepError: Code of the user's own that it names is gone, or has changed since.
     """
     parts = [tags[f"{_CONFIG}.{part}"] for part in range(len(tags)) if f"{_CONFIG}.{part}" in tags]
     if not parts:
         return None
     plain = json.loads("".join(parts))
-    UserCode.of(plain.get("imports", [])).load()
+    code = UserCode.of(plain.get("imports", []))
+    code.require(json.loads(tags.get(_CODE, "{}")), tags["alignray.sweep"])
+    code.load()
     return replace_at(from_plain(SweepConfig, plain), {"data.digest": tags[_DIGEST]})
 
 

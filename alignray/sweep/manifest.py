@@ -126,12 +126,7 @@ def _import_code(sweep: str, plain: dict[str, Any]) -> None:
     if not isinstance(imports, list) or not isinstance(digests, dict):
         return  # written by an older version, or spoilt, as reading it will say
     code = UserCode.of([str(name) for name in imports])
-    for path, digest in code.digests.items():
-        if digest != digests.get(path):
-            raise SweepError(
-                f"sweep {sweep!r}: its code has changed since it began ({path}: SHA-256 {digest[:12]}, then "
-                f"{str(digests.get(path))[:12]}); put the file back, or run a new sweep"
-            )
+    code.require(digests, sweep)
     code.load()
 
 

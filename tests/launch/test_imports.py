@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_sweep import runs_of
 
 from alignray.cli.main import status
-from alignray.launch import audit, open_result
+from alignray.launch import audit, find_sweep, open_result
 from alignray.sweep import Manifest
 
 pytestmark = pytest.mark.ray
@@ -123,6 +124,16 @@ def test_a_fresh_process_goes_on_with_it_and_plans_it(home):
     plan = alignray(home, "run", "elsewhere/own_parts.py", "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "huber" in plan.stdout
+
+
+def test_a_run_of_it_becomes_a_template_that_runs(home):
+    runs = runs_of(f"sqlite:///{home}/mlflow.db", "own")
+    done = alignray(home, "template", "from-run", runs["huber-0"].info.run_id, "again.py")
+    assert done.returncode == 0, done.stderr
+    text = (home / "again.py").read_text()
+    assert f'ar.import_code("{home / "elsewhere" / "own_parts.py"}")' in text
+    assert 'TERMS["quartic"](' in text
+    assert find_sweep(str(home / "again.py")).arms == ("huber",)
 
 
 def test_code_that_changed_or_is_gone(home, capsys):
