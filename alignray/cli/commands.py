@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from alignray.sweep import SweepConfig
 
 _STORAGE = click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
 _TRACKING = click.option(
@@ -74,19 +79,15 @@ def run(
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
     from alignray.cli.progress import watch
     from alignray.cli.show import print_estimate, print_plan, print_result
-    from alignray.configuration import replace_at, set_from_text
+    from alignray.configuration import replace_at
     from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
     from alignray.sweep import estimate
 
     config = find_sweep(sweep)
+    config = _with_settings(config, settings)
     if smoke:
-        config = config.smoke()
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
-        config = set_from_text(config, path, text)
+        config = _with_settings(config.smoke(), settings)  # what was asked for by name holds against it
     flags = {
         "search.trials": trials,
         "resources.time_budget_s": time_budget,
@@ -115,6 +116,18 @@ def run(
             progress=progress,
         )
     print_result(result)
+
+
+def _with_settings(config: SweepConfig, settings: Sequence[str]) -> SweepConfig:
+    """The sweep with the values that ``--set`` gives some of its fields."""
+    from alignray.configuration import set_from_text
+
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
+        config = set_from_text(config, path, text)
+    return config
 
 
 @click.command()

@@ -19,6 +19,7 @@ from alignray.data import Panel, Split, datasets, open_shards
 from alignray.data.datasets.numerai import FEATURES, Part
 from alignray.data.shards.manifest import MANIFEST
 from alignray.errors import ConfigurationError, DataError
+from alignray.imports import UserCode, absolute
 from alignray.models import build_model
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
@@ -303,6 +304,8 @@ class SweepConfig:
         search: How the space is searched.
         scheduler: How poor trials are stopped.
         resources: What a trial runs on.
+        imports: Your own code that this names: modules, or files, ``(__file__,)`` say. It is imported on every worker,
+            and again when the sweep is gone on with, unchanged; a file becomes the module that it is called after.
     """
 
     template: str
@@ -314,8 +317,11 @@ class SweepConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     resources: ResourceConfig = field(default_factory=ResourceConfig)
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "imports", absolute(self.imports))
+        UserCode.of(self.imports).load()
         for arm in self.arms:
             if arm not in OBJECTIVES:
                 raise ConfigurationError(f"arms: expected some of {', '.join(OBJECTIVES)}, got {arm!r}")

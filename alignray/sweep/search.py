@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignray.data import Fold
 from alignray.errors import WorkError
+from alignray.imports import Carried, UserCode
 from alignray.search import ArmStudy, Proposal, TrialRow, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.events import run_end, trial_start
@@ -94,7 +95,7 @@ def run_search(
 
     config = manifest.config
     context = TrialContext(
-        base=config.trial,
+        base=Carried(config.trial, UserCode.of(config.imports)),
         panel=panel,
         folds=folds,
         tracker=tracker,
