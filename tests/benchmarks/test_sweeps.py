@@ -33,12 +33,8 @@ def test_a_part_prints_its_table(part):
 
 
 def test_a_course_is_the_best_so_far_in_the_order_of_the_trials():
-    epochs = {
-        "mse-10": [{"val/corr": 0.3}],
-        "mse-2": [{"val/corr": 0.1}, {"val/corr": 0.4}],
-        "mse-0": [{"val/corr": 0.2}],
-    }
-    assert sweeps._course(SimpleNamespace(epochs=epochs)) == [0.2, 0.2, 0.4, 0.4]
+    curves = [[0.2], [0.1, 0.4], [0.3]]
+    assert sweeps._course(SimpleNamespace(curves=curves)) == [0.2, 0.2, 0.4, 0.4]
 
 
 def test_no_trial_reports_what_a_trial_does():
