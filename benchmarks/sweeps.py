@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +21,7 @@ from alignray.data import Panel
 from alignray.search import SearchConfig
 from alignray.sweep import Manifest, ResourceConfig, SchedulerConfig, Silent, Snapshot, place, ray_cluster, run_search
 from alignray.sweep.trainable import TrialTrainable
-from alignray.tracking import EXPERIMENT, start_tracker, wait_until_written
+from alignray.tracking import start_tracker, wait_until_written
 from alignray.trial import Trial, TrialConfig, run_trial
 from benchmarks import machine
 from benchmarks.markdown import table
@@ -74,7 +73,8 @@ class Searched:
         written_s: The same, and until MLflow holds everything.
         ends: When each trial ended, in seconds since the start.
         tracker_s: What the tracker's process used of a processor.
-        epochs: The metrics of each epoch, by trial.
+        epochs_s: What the epochs of each trial took.
+        curves: The best validation score after each epoch, by trial.
     """
 
     def __init__(self, sweep: ar.SweepConfig, panel: Panel) -> None:
@@ -84,27 +84,25 @@ class Searched:
             split = sweep.split(panel.num_eras)
             searched = panel.cut(0, split.holdout.start - sweep.trial.split.embargo)
             placed = place({"searched": searched}, folder / "shards", Silent())["searched"]
-            tracker = start_tracker(folder / "spool", manifest.tracking_uri, EXPERIMENT, manifest.id)
+            tracker = start_tracker(folder / "spool", manifest.tracking_uri, manifest.id, limit_bytes=1 << 30)
             tracker.log.remote([ar.sweep.sweep_start(manifest)])
             assert not wait_until_written(tracker, 600)
             started = time.monotonic()
-            self.studies = run_search(folder, manifest, placed, split.folds, tracker, watch)
+            studies = run_search(folder, manifest, placed, split.folds, tracker, watch)
             self.seconds = time.monotonic() - started
             left = wait_until_written(tracker, 3600)
             self.written_s = time.monotonic() - started
             assert not left, left
             self.tracker_s = _processor_seconds(tracker)
             self.ends = [end - started for end in watch.ends]
-            self.epochs: dict[str, list[dict[str, float]]] = {}
-            for line in (folder / "spool" / "events.jsonl").read_text().splitlines():
-                event = json.loads(line)
-                if event["event"] == "metrics":
-                    self.epochs.setdefault(event["key"], []).append(event["values"])
+            (study,) = studies.values()
+            self.epochs_s = [sum(row.seconds.values()) for row in study.rows()]
+            self.curves = [list(curve.values()) for _, curve in sorted(study.curves().items())]
             _kill(tracker)
 
     def spent(self) -> tuple[float, float, float]:
         """Of a search of one trial at a time; see `_spent`."""
-        return _spent(self.ends, [sum(epoch["time/epoch_s"] for epoch in epochs) for epochs in self.epochs.values()])
+        return _spent(self.ends, self.epochs_s)
 
 
 def _processor_seconds(actor: Any) -> float:
@@ -335,11 +333,9 @@ def search(quick: bool) -> str:
 
 def _course(found: Searched) -> list[float]:
     """The best validation score after each epoch that was spent, in the order of the trials: one ran at a time."""
-    best, course = -math.inf, []
-    for key in sorted(found.epochs, key=lambda key: int(key.rpartition("-")[2])):
-        for metrics in found.epochs[key]:
-            best = max(best, metrics["val/corr"])
-            course.append(best)
+    course: list[float] = []
+    for score in chain.from_iterable(found.curves):
+        course.append(max([score, *course[-1:]]))
     return course
 
 

@@ -104,7 +104,8 @@ def require_whole(result):
     assert set(result.trials["state"]) == {"complete"}
     assert set(result.comparison["arm"]) == set(ARMS)
     steps = {}
-    for line in (result.folder / "spool" / "events.jsonl").read_text().splitlines():
+    (segment,) = (result.folder / "spool").glob("events-*.jsonl")
+    for line in segment.read_text().splitlines():
         event = json.loads(line)
         if event["event"] == "metrics" and not event["key"].endswith("-final"):
             steps.setdefault(event["key"], []).append(event["step"])
