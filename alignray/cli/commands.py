@@ -17,7 +17,9 @@ _STORAGE = click.option("--storage", default="runs", show_default=True, help="Th
 _TRACKING = click.option(
     "--tracking-uri", help="The MLflow store.  [default: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db]"
 )
-_ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.  [default: this machine]")
+_ADDRESS = click.option(
+    "--address", help="A Ray cluster that this machine belongs to: auto, HOST:PORT.  [default: this machine]"
+)
 
 _QUIET = click.option("--quiet", is_flag=True, help="Show the result alone, no progress and no warnings.")
 

@@ -102,7 +102,7 @@ def run_sweep(
         sweep: The sweep.
         name: Its name, and that of its folder; None for the template's name and the time.
         storage: The folder of the sweeps; on a cluster, one that every node sees.
-        address: The Ray cluster: ``auto``, ``ray://host:port``; None starts one on this machine.
+        address: The Ray cluster, of which this machine is one: ``auto``, ``host:port``; None starts one here.
         tracking_uri: The MLflow store; None for ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db``.
         register: MLflow's registered model that the final models become versions of, one an arm; None registers none.
         warm_start: An earlier sweep in the same folder of sweeps, on the same data and scored in the same way: its

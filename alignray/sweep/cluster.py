@@ -39,10 +39,12 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine and stop it afterwards.
 
     Args:
-        address: ``auto``, ``ray://host:port``, …, or None for this machine.
+        address: ``auto`` for the cluster that this machine belongs to, ``host:port`` of its head, or None for this
+            machine alone.
 
     Raises:
-        SweepError: No cluster answers at the address.
+        SweepError: No cluster answers at the address, or it is Ray Client's: Tune would run in the cluster, away from
+            the sweep's journal.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -87,7 +89,12 @@ def require_gpus(resources: ResourceConfig) -> None:
 
 def _require_answer(address: str | None) -> None:
     """Knock before Ray does: Ray tries for minutes at an address where nobody is."""
-    host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address or "")
+    if address is not None and address.startswith("ray://"):
+        raise SweepError(
+            f"--address: expected auto or HOST:PORT, got {address!r}; Ray Client cannot drive a sweep. Run the "
+            "command on a machine of the cluster, with --address auto, or submit it: ray job submit -- alignray run …"
+        )
+    host = re.fullmatch(r"([^:/]+):(\d+)", address or "")
     if host is None:
         return
     try:
