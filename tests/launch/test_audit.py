@@ -206,6 +206,7 @@ run_sweep(find_sweep("cut.py"), name="cut", progress=CtrlC())
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_interrupted_sweep_says_how_to_go_on_and_agrees_once_it_has(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
