@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from alignray.sweep import SweepConfig
 
 _STORAGE = click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
 _TRACKING = click.option(
     "--tracking-uri", help="The MLflow store.  [default: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db]"
 )
-_ADDRESS = click.option("--address", help="A Ray cluster: auto, ray://HOST:PORT.  [default: this machine]")
+_ADDRESS = click.option(
+    "--address", help="A Ray cluster that this machine belongs to: auto, HOST:PORT.  [default: this machine]"
+)
 
 _QUIET = click.option("--quiet", is_flag=True, help="Show the result alone, no progress and no warnings.")
+
+_REGISTER = click.option(
+    "--register", metavar="NAME", help="Register the final models in MLflow as versions of NAME, each arm its alias."
+)
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -46,6 +58,7 @@ class Duration(click.ParamType[float]):
 @click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
 @click.option("--warm-start", metavar="NAME", help="Show the samplers what the earlier sweep NAME found.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
+@_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
@@ -60,6 +73,7 @@ def run(
     warm_start: str | None,
     smoke: bool,
     dry_run: bool,
+    register: str | None,
     quiet: bool,
     storage: str,
     tracking_uri: str | None,
@@ -67,19 +81,15 @@ def run(
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
     from alignray.cli.progress import watch
     from alignray.cli.show import print_estimate, print_plan, print_result
-    from alignray.configuration import replace_at, set_from_text
+    from alignray.configuration import replace_at
     from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
     from alignray.sweep import estimate
 
     config = find_sweep(sweep)
+    config = _with_settings(config, settings)
     if smoke:
-        config = config.smoke()
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
-        config = set_from_text(config, path, text)
+        config = _with_settings(config.smoke(), settings)  # what was asked for by name holds against it
     flags = {
         "search.trials": trials,
         "resources.time_budget_s": time_budget,
@@ -103,10 +113,23 @@ def run(
             storage=storage,
             address=address,
             tracking_uri=tracking_uri,
+            register=register,
             warm_start=warm_start,
             progress=progress,
         )
     print_result(result)
+
+
+def _with_settings(config: SweepConfig, settings: Sequence[str]) -> SweepConfig:
+    """The sweep with the values that ``--set`` gives some of its fields."""
+    from alignray.configuration import set_from_text
+
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
+        config = set_from_text(config, path, text)
+    return config
 
 
 @click.command()
@@ -114,6 +137,7 @@ def run(
 @click.option("--trials", type=click.IntRange(min=1), help="Trials of each arm, at least as many as it has.")
 @click.option("--time-budget", type=Duration(), help="Stop the search after 90s, 30m, 2h, … of this time.")
 @_ADDRESS
+@_REGISTER
 @_QUIET
 @_STORAGE
 @_TRACKING
@@ -122,6 +146,7 @@ def resume(
     trials: int | None,
     time_budget: float | None,
     address: str | None,
+    register: str | None,
     quiet: bool,
     storage: str,
     tracking_uri: str | None,
@@ -139,6 +164,7 @@ def resume(
             storage=storage,
             address=address,
             tracking_uri=tracking_uri,
+            register=register,
             progress=progress,
         )
     print_result(result)
@@ -184,6 +210,21 @@ def logs(name: str, trial: str, storage: str) -> None:
     folder = Path(storage).resolve() / name
     Manifest.load(folder)
     click.echo(read_log(folder, trial), nl=False)
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--data", required=True, help="The file: era, id, features; for decisions the factors too.")
+@click.option("--out", required=True, help="The CSV file to write.")
+@click.option("--decision", is_flag=True, help="Write the solver's decisions instead of ranked predictions.")
+@_TRACKING
+def predict(run_id: str, data: str, out: str, decision: bool, tracking_uri: str | None) -> None:
+    """Write what the final model of the MLflow run RUN_ID predicts of the rows of a file, as Numerai takes it."""
+    from alignray.serving import predict_file
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of a file that takes no time
+    table = predict_file(run_id, data, out, decision=decision, tracking_uri=tracking_uri)
+    click.echo(f"{out}: {len(table)} rows of {', '.join(table.columns)}")
 
 
 @click.command()

@@ -1,19 +1,77 @@
-"""``alignray doctor``: does everything that a sweep needs work here?"""
+"""``alignray doctor``: does everything that a sweep needs work here, and do the records of a sweep agree?"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from alignray.errors import WorkError
 
+if TYPE_CHECKING:
+    from alignray.launch import Line
+
+
+_COLUMNS = ("run", "study", "Tune", "MLflow", "epochs", "checkpoint", "looks")
+
 
 @click.command()
-def doctor() -> None:
-    """Check versions, devices, Ray, MLflow, and a solve."""
+@click.argument("name", required=False)
+@click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
+@click.option("--tracking-uri", help="The MLflow store of the sweep NAME.  [default: the one that it writes to]")
+def doctor(name: str | None, storage: str, tracking_uri: str | None) -> None:
+    """Check versions, devices, Ray, MLflow, and a solve; or whether the records of the sweep NAME agree."""
+    if name is None:
+        _check_installation()
+    else:
+        _check_sweep(name, storage, tracking_uri)
+
+
+def _check_sweep(name: str, storage: str, tracking_uri: str | None) -> None:
+    from alignray.launch import audit
+
+    found = audit(name, storage=storage, tracking_uri=tracking_uri)
+    rows = [_COLUMNS, *(_cells(line) for line in found.lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row, findings in zip(rows, [(), *(line.findings for line in found.lines)], strict=True):
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(f"{cells}  {'; '.join(findings)}".rstrip())
+    if found.running:
+        click.echo("running: these records move while they are read; what lags behind now may not in a moment")
+    for text in found.notes:
+        click.echo(f"note: {text}")
+    for text in found.findings:
+        click.echo(f"disagreement: {text}")
+    where = "" if storage == "runs" else f" --storage {storage}"
+    going_on = f"alignray resume {name}{where}"
+    if found.agrees:
+        click.echo(f"the records agree{'' if found.running or not found.notes else f'; go on with: {going_on}'}")
+        return
+    count = len(found.findings) + sum(bool(line.findings) for line in found.lines)
+    advice = (
+        "look again when it has ended" if found.running else f"what lags behind its studies is mended by: {going_on}"
+    )
+    raise WorkError(f"sweep {name!r}: {count} disagreements between its records; {advice}")
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    epochs = (
+        "–"
+        if line.epochs is None and line.mlflow_epochs is None
+        else f"{_cell(line.epochs)}/{_cell(line.mlflow_epochs)}"
+    )
+    kept = "–" if line.checkpoint is None else f"epoch {line.checkpoint}"
+    return (line.key, *map(_cell, (line.study, line.tune, line.mlflow)), epochs, kept, _cell(line.looks))
+
+
+def _cell(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _check_installation() -> None:
     checks: dict[str, Callable[[], str]] = {
         "versions": _versions,
         "devices": _devices,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from alignray import __version__
-from alignray.cli.commands import compare, logs, resume, run, ui
+from alignray.cli.commands import compare, logs, predict, resume, run, ui
 from alignray.cli.doctor import doctor
 from alignray.cli.inspect import data, template
 from alignray.errors import AlignrayError
@@ -29,7 +29,7 @@ def cli(debug: bool) -> None:
     """Train networks through a convex solver, and sweep them over a Ray cluster."""
 
 
-for command in (run, resume, compare, logs, ui, template, data, doctor):
+for command in (run, resume, compare, logs, predict, ui, template, data, doctor):
     cli.add_command(command)
 
 

@@ -13,7 +13,6 @@ import time
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 
@@ -40,19 +39,22 @@ def serve(uri: str, sweep: str | None, *, port: int | None, open_browser: bool |
         WorkError: The server did not start.
     """
     from alignray.tracking.reading import experiment_id, open_store
+    from alignray.tracking.view import sweep_view
 
     if open_browser is None:
         open_browser = sys.stdout.isatty()
-    experiment = experiment_id(open_store(uri))
+    client = open_store(uri)
+    experiment = experiment_id(client)
+    page = f"#/experiments/{experiment}/runs" if sweep is None else sweep_view(client, experiment, sweep)
     if uri.startswith(("http://", "https://")):
-        _show(_page(without_password(uri).rstrip("/"), experiment, sweep), open_browser)
+        _show(f"{without_password(uri).rstrip('/')}/{page}", open_browser)
         return
     if port is not None and _answers(port):
         raise SweepError(f"port {port} is taken; choose another --port, or leave it out")
     port = port or _free_port()
     with _server(uri, port) as (server, log):
         _await(server, port, log)
-        _show(_page(f"http://127.0.0.1:{port}", experiment, sweep), open_browser)
+        _show(f"http://127.0.0.1:{port}/{page}", open_browser)
         click.echo("Ctrl-C stops it.")
         with contextlib.suppress(KeyboardInterrupt):
             server.wait()
@@ -82,14 +84,6 @@ def _server(uri: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
             signal.signal(signal.SIGTERM, before)
-
-
-def _page(server: str, experiment: str, sweep: str | None) -> str:
-    page = f"{server}/#/experiments/{experiment}/runs"
-    if sweep is None:
-        return page
-    wanted = f"tags.`alignray.sweep` = '{sweep}'"
-    return f"{page}?searchFilter={quote(wanted, safe='')}"
 
 
 def _show(page: str, open_browser: bool) -> None:

@@ -16,7 +16,8 @@ class Columns(TypedDict, total=False):
     Attributes:
         era: The column (or index level) of the era, ``era`` unless said otherwise, of any type that sorts by time:
             zero-padded text, integers, dates, times, ordered categories.
-        target: The column to predict, ``target``; missing where it is unknown.
+        target: The column to predict, ``target``; missing where it is unknown. None: no target is read, for all are
+            unknown.
         features: The feature columns, ``feature_*``: a glob pattern, or a list of names and patterns. If all are
             integers they are codes ``0 … bins − 1``, missing ones the middle code; otherwise all are finite numbers.
         factors: The factor columns, likewise; None means the features themselves.
@@ -26,7 +27,7 @@ class Columns(TypedDict, total=False):
     """
 
     era: str
-    target: str
+    target: str | None
     features: str | Sequence[str]
     factors: str | Sequence[str] | None
     id: str | None
@@ -37,7 +38,7 @@ class Request(NamedTuple):
     """`Columns` with what is meant where nothing is said."""
 
     era: str = "era"
-    target: str = "target"
+    target: str | None = "target"
     features: str | Sequence[str] = "feature_*"
     factors: str | Sequence[str] | None = None
     id: str | None = "id"
@@ -62,8 +63,8 @@ def resolve(columns: Sequence[str], request: Request, source: str) -> Schema:
         twice = next(column for column in columns if columns.count(column) > 1)
         raise DataError(f"{source}: two columns are called {twice!r}; rename or drop one")
     for argument, column in (("era", request.era), ("target", request.target), ("id", request.id)):
-        optional = argument == "id" and column in (None, "id")  # `id` is only a habit; any other name was asked for
-        if column not in columns and not optional:
+        optional = argument == "id" and column == "id"  # `id` is only a habit; any other name was asked for
+        if column is not None and column not in columns and not optional:
             raise DataError(f"{source}: no column {column!r}; pass {argument}= the right one of {_some(columns)}")
     row_id = request.id if request.id in columns else None
     rest = [column for column in columns if column not in (request.era, request.target, row_id)]
@@ -71,7 +72,9 @@ def resolve(columns: Sequence[str], request: Request, source: str) -> Schema:
     if not features:
         raise DataError(f"{source}: features= names no column; pass a pattern or some of {_some(rest)}")
     factors = features if request.factors is None else _matching(request.factors, rest, "factors", source)
-    return Schema(era=request.era, target=request.target, id=row_id, features=features, factors=factors, bins=None)
+    return Schema(
+        era=request.era, target=request.target or "", id=row_id, features=features, factors=factors, bins=None
+    )
 
 
 def _matching(patterns: str | Sequence[str], columns: Sequence[str], argument: str, source: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Schema:
 
     Attributes:
         era: The column that tells the eras apart.
-        target: The column to predict.
+        target: The column to predict; empty where none was read.
         id: The column that names a row, or None.
         features: The d columns that a network reads.
         factors: The k columns that a decision is neutralised against; often the features, or some of them.

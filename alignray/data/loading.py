@@ -60,7 +60,7 @@ class Reader:
         if bins is not None and not 2 <= bins <= MOST_BINS:
             raise InvalidArgumentError(f"bins must be from 2 to {MOST_BINS}, or None, got {bins}")
         features, factors = source.schema.features, source.schema.factors
-        numbers = dict.fromkeys([*features, source.schema.target, *factors])
+        numbers = dict.fromkeys([*features, *self._targets(source.schema), *factors])
         for column in numbers:
             _require_number(source, column)
         integers = {column for column in numbers if _is_integer(source.types[column])}
@@ -75,6 +75,11 @@ class Reader:
         known = set(features)
         self._extra = [] if known.issuperset(factors) else [name for name in factors if name not in known]
         self._row_bytes = np.dtype(self._number).itemsize * len(features)
+
+    @staticmethod
+    def _targets(schema: Schema) -> list[str]:
+        """The target's column, where there is one."""
+        return [schema.target] if schema.target else []
 
     def shards(self, *, binned: bool = True, eras_per_shard: int | None = None) -> Iterator[Shard]:
         """All rows in the table's order: whole eras, where the eras are in order; else runs of rows of the same era.
@@ -99,7 +104,8 @@ class Reader:
 
     def _rows(self) -> _Rows:
         schema = self.schema
-        columns = [*schema.features, *self._extra, schema.target, *([] if schema.id is None else [schema.id])]
+        names = [] if schema.id is None else [schema.id]
+        columns = [*schema.features, *self._extra, *self._targets(schema), *names]
         rows = int(np.clip(_BATCH_BYTES // self._row_bytes, _FEWEST_ROWS, _MOST_ROWS))
         # Arrow's buffers grow to powers of two; but columns just so far apart would contend for the same cache lines.
         rows = (1 << rows.bit_length() - 1) - 1
@@ -135,7 +141,7 @@ class Reader:
             columns, row = part.columns, start + read
             self._fill(numbers, there, schema.features, columns[:d], row)
             self._fill(extra, there, self._extra, columns[d:], row)
-            target[there] = self._target(columns[d + len(self._extra)], row)
+            target[there] = self._target(columns[d + len(self._extra)], row) if schema.target else np.nan
             if schema.id is not None:
                 names.append(self._names(columns[-1], schema.id, row))
             read = here.stop

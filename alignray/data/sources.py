@@ -130,7 +130,7 @@ _ROWS = 65536
 
 def columns_of(schema: Schema) -> list[str]:
     """All the columns of a schema, each once."""
-    labels = [column for column in (schema.era, schema.target, schema.id) if column is not None]
+    labels = [column for column in (schema.era, schema.target, schema.id) if column]
     return list(dict.fromkeys([*labels, *schema.features, *schema.factors]))
 
 

@@ -1,5 +1,6 @@
 """A whole sweep, from its configuration to its comparison."""
 
+from alignray.launch.audit import Audit, Line, audit
 from alignray.launch.from_run import sweep_of_run
 from alignray.launch.source import sweep_source
 from alignray.launch.sweep import SweepResult, compare_sweeps, open_result, resume_sweep, run_sweep, write_page
@@ -7,8 +8,11 @@ from alignray.launch.templates import find_sweep, list_templates, new_template, 
 from alignray.launch.tracked import Interrupted
 
 __all__ = [
+    "Audit",
     "Interrupted",
+    "Line",
     "SweepResult",
+    "audit",
     "compare_sweeps",
     "find_sweep",
     "list_templates",

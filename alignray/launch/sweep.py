@@ -92,6 +92,7 @@ def run_sweep(
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
+    register: str | None = None,
     warm_start: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
@@ -101,8 +102,9 @@ def run_sweep(
         sweep: The sweep.
         name: Its name, and that of its folder; None for the template's name and the time.
         storage: The folder of the sweeps; on a cluster, one that every node sees.
-        address: The Ray cluster: ``auto``, ``ray://host:port``; None starts one on this machine.
+        address: The Ray cluster, of which this machine is one: ``auto``, ``host:port``; None starts one here.
         tracking_uri: The MLflow store; None for ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db``.
+        register: MLflow's registered model that the final models become versions of, one an arm; None registers none.
         warm_start: An earlier sweep in the same folder of sweeps, on the same data and scored in the same way: its
             trials are shown to the samplers, each arm's to its own, and count for nothing else.
         progress: Watches.
@@ -117,6 +119,7 @@ def run_sweep(
         WorkError: The work failed.
     """
     progress = progress or Silent()
+    _require_model_name(register)
     uri = resolve_tracking_uri(tracking_uri)
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
@@ -137,7 +140,7 @@ def run_sweep(
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)
             del panel  # the workers' copy is the only one of this node
-            return _execute(folder, manifest, placed, uri, progress)
+            return _execute(folder, manifest, placed, uri, progress, register)
 
 
 def resume_sweep(
@@ -148,6 +151,7 @@ def resume_sweep(
     storage: str | Path = "runs",
     address: str | None = None,
     tracking_uri: str | None = None,
+    register: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Go on with a sweep that was interrupted, or that is to have more trials: nothing that was finished is run again.
@@ -163,6 +167,7 @@ def resume_sweep(
         address: The Ray cluster; see `run_sweep`.
         tracking_uri: The MLflow store; None for the one that the sweep began with. Its password is not kept, but taken
             from ``MLFLOW_TRACKING_URI``, where that is the same store, or from where MLflow and databases look for it.
+        register: See `run_sweep`.
         progress: Watches.
 
     Raises:
@@ -172,6 +177,7 @@ def resume_sweep(
         WorkError: The work failed.
     """
     progress = progress or Silent()
+    _require_model_name(register)
     folder = Path(storage).resolve() / name
     manifest = Manifest.load(folder)
     _require_gpus(manifest.config, address)
@@ -193,7 +199,7 @@ def resume_sweep(
         with ray_cluster(address):
             placed = _place(folder, manifest, panel, progress)
             del panel
-            return _execute(folder, manifest, placed, uri, progress)
+            return _execute(folder, manifest, placed, uri, progress, register)
 
 
 def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
@@ -256,7 +262,7 @@ def _place(folder: Path, manifest: Manifest, panel: Panel, progress: Progress) -
 
 
 def _execute(
-    folder: Path, manifest: Manifest, placed: Mapping[str, Placed], uri: str, progress: Progress
+    folder: Path, manifest: Manifest, placed: Mapping[str, Placed], uri: str, progress: Progress, register: str | None
 ) -> SweepResult:
     folds = manifest.config.split(manifest.data["eras"]).folds
     with tracked(folder, manifest, uri, progress) as tracker:
@@ -275,7 +281,7 @@ def _execute(
         if left:
             progress.warn(f"MLflow cannot be written to, so it lacks the models: {left}")
         else:
-            log_models(uri, finals, runs_of(tracker))
+            log_models(uri, finals, runs_of(tracker), register)
     return result
 
 
@@ -315,6 +321,12 @@ def _sole_driver(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _require_model_name(register: str | None) -> None:
+    """Hours before MLflow would refuse it."""
+    if register is not None and not NAME.fullmatch(register):
+        raise SweepError(f"register: expected at most 100 letters, digits, '.', '_' and '-', got {register!r}")
 
 
 def _free_folder(storage: Path, name: str) -> Path:

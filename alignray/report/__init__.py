@@ -14,7 +14,7 @@ from alignray.report.paired import paired_summary, paired_table, write_paired
 from alignray.report.tables import (
     BASELINE,
     comparison_table,
-    paired,
+    odds,
     pareto_table,
     trials_table,
     verdicts,
@@ -28,8 +28,8 @@ __all__ = [
     "comparison_table",
     "difference_text",
     "holdout_text",
+    "odds",
     "odds_text",
-    "paired",
     "paired_summary",
     "paired_table",
     "pareto_table",

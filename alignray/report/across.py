@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from alignray.errors import SweepError
-from alignray.report.tables import paired
+from alignray.report.tables import odds
 from alignray.statistics import holm
 from alignray.sweep import FinalResult, Manifest, interval
 from alignray.trial import METRICS
@@ -64,7 +64,7 @@ def _row(before: FinalResult, after: FinalResult, metric: str, level: float) -> 
         ("difference", interval(after.scores, metric, level, against=before.scores)),
     ):
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    p, wins, losses = paired(after, before, metric)
+    p, wins, losses = odds(after, before, metric)
     return row | {"p": p, "wins": wins, "losses": losses, "eras": len(before.scores.eras), "level": level}
 
 

@@ -164,7 +164,7 @@ def _importance(manifest: Manifest, importances: Mapping[str, Mapping[str, float
     ]
     layout = _axes("share of the importance", "")
     layout |= {"barmode": "group", "height": 120 + 22 * len(traces) * len(paths)}
-    layout["yaxis"]["automargin"] = True
+    layout["yaxis"] |= {"automargin": True, "dtick": 1}
     caption = (
         "How much each field has to do with an arm's best tenth of finished trials (PED-ANOVA; of a field that does "
         "not always apply, among the trials that have it). Trials that were stopped early are left out; with few "

@@ -129,7 +129,7 @@ def verdicts(comparison: pd.DataFrame, metric: str) -> list[str]:
     return [_verdict(row, metric) for _, row in rows.iterrows()]
 
 
-def paired(first: FinalResult, second: FinalResult, metric: str) -> tuple[float, int, int]:
+def odds(first: FinalResult, second: FinalResult, metric: str) -> tuple[float, int, int]:
     """Two models by the eras that both have a score in: the p-value, and the eras that each has the better of.
 
     NaN and 0 for a metric that no single era has; no wins of one that has no better.
@@ -157,7 +157,7 @@ def _estimates(final: FinalResult, metric: str, level: float) -> dict[str, objec
 
 def _against(final: FinalResult, baseline: FinalResult, metric: str, manifest: Manifest) -> dict[str, object]:
     difference = final.interval(metric, manifest.config.holdout.level, against=baseline)
-    p, wins, losses = paired(final, baseline, metric)
+    p, wins, losses = odds(final, baseline, metric)
     return {
         "difference": difference.value,
         "difference_low": difference.low,

@@ -243,12 +243,14 @@ class ArmStudy:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        found = {
-            path: evaluator.evaluate(self._study, params=[path], target=lambda trial: trial.values[0])[path]
-            for path in self._space.distributions
-            if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
-        }
+            warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes", UserWarning)
+            evaluator, sign = optuna.importance.PedAnovaImportanceEvaluator(), -1 if self.maximises else 1
+            found = {
+                # It takes low targets for good ones.
+                path: evaluator.evaluate(self._study, params=[path], target=lambda trial: sign * trial.values[0])[path]
+                for path in self._space.distributions
+                if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
+            }
         total = sum(found.values())
         return {path: share / total for path, share in found.items()} if total > 0 else {}
 

@@ -11,16 +11,17 @@ from alignray.sweep.config import (
 )
 from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
-from alignray.sweep.events import config_of_tags, sweep_start
-from alignray.sweep.finals import FinalResult, interval, load_finals, seal, train_finals
+from alignray.sweep.events import config_of_tags, final_key, sweep_start
+from alignray.sweep.finals import FinalResult, final_files, generation, interval, load_finals, seal, train_finals
 from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
-from alignray.sweep.search import run_search, settle_lag, sweep_studies
+from alignray.sweep.search import JOURNAL, run_search, settle_lag, sweep_studies
 from alignray.sweep.warm import Past, past_of
 
 __all__ = [
+    "JOURNAL",
     "DataConfig",
     "Estimate",
     "FinalResult",
@@ -37,6 +38,9 @@ __all__ = [
     "SyntheticConfig",
     "config_of_tags",
     "estimate",
+    "final_files",
+    "final_key",
+    "generation",
     "interval",
     "load_finals",
     "past_of",

@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own: the progress display is ours
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path means the same in every worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # as many as the searcher proposes, which knows what the cluster holds
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # Tune's snapshots are for its restore; ours is from the journal
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost worker is one line of ours, not a traceback
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score
@@ -38,10 +39,12 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine and stop it afterwards.
 
     Args:
-        address: ``auto``, ``ray://host:port``, …, or None for this machine.
+        address: ``auto`` for the cluster that this machine belongs to, ``host:port`` of its head, or None for this
+            machine alone.
 
     Raises:
-        SweepError: No cluster answers at the address.
+        SweepError: No cluster answers at the address, or it is Ray Client's: Tune would run in the cluster, away from
+            the sweep's journal.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -86,7 +89,12 @@ def require_gpus(resources: ResourceConfig) -> None:
 
 def _require_answer(address: str | None) -> None:
     """Knock before Ray does: Ray tries for minutes at an address where nobody is."""
-    host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address or "")
+    if address is not None and address.startswith("ray://"):
+        raise SweepError(
+            f"--address: expected auto or HOST:PORT, got {address!r}; Ray Client cannot drive a sweep. Run the "
+            "command on a machine of the cluster, with --address auto, or submit it: ray job submit -- alignray run …"
+        )
+    host = re.fullmatch(r"([^:/]+):(\d+)", address or "")
     if host is None:
         return
     try:

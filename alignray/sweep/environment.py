@@ -27,7 +27,9 @@ def write_environment(folder: Path) -> Path:
 
 def command_line() -> str:
     """The command that started this process, without secrets."""
-    return without_secrets(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    program = Path(sys.argv[0])
+    begin = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return without_secrets(shlex.join([*begin, *sys.argv[1:]]))
 
 
 def _environment() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from alignray.checkpoint import Checkpoint
 from alignray.configuration import from_plain, replace_at, to_plain
 from alignray.data import Fold, Panel
 from alignray.errors import WorkError
+from alignray.imports import Carried, UserCode
 from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
 from alignray.sweep.config import ResourceConfig
@@ -152,6 +153,7 @@ def train_finals(
     """
     import ray
 
+    code = UserCode.of(manifest.config.imports)
     train = _remote(manifest.config.resources, folder / "tune" / "workers")
     pending: dict[Any, tuple[str, str]] = {}
     for arm, study in studies.items():
@@ -161,13 +163,13 @@ def train_finals(
         if not _outdated(folder, arm, config, tracker):
             _report(load_final(folder, arm), manifest, tracker)  # a crash may have come between; it is taken once
             continue
-        generation = _generation(folder, arm)
-        key = final_key(arm, generation)
+        number = generation(folder, arm)
+        key = final_key(arm, number)
         ray.get(tracker.log.remote([final_start(manifest, best, config, key)]))
         manifest = manifest.with_look(arm)
         manifest.save(folder)
         home = folder / FOLDER / arm
-        pending[train(config, panel, holdout, fold, home, key, tracker, generation)] = arm, key
+        pending[train(Carried(config, code), panel, holdout, fold, home, key, tracker, number)] = arm, key
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -194,6 +196,11 @@ def final_config(manifest: Manifest, best: Proposal) -> TrialConfig:
     return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
 
 
+def final_files(folder: Path, arm: str) -> tuple[Path, Path]:
+    """The files of an arm's final model: its weights, and its scores on the holdout, which are written last."""
+    return folder / FOLDER / arm / _MODEL, folder / FOLDER / arm / _SCORES
+
+
 def _outdated(folder: Path, arm: str, config: TrialConfig, tracker: TrackerHandle) -> bool:
     """Whether an arm lacks a final model of that configuration; one of another is put aside."""
     home = folder / FOLDER / arm
@@ -209,7 +216,8 @@ def _outdated(folder: Path, arm: str, config: TrialConfig, tracker: TrackerHandl
     return True
 
 
-def _generation(folder: Path, arm: str) -> int:
+def generation(folder: Path, arm: str) -> int:
+    """The number of an arm's final model, from 1: those before it were put aside."""
     return 1 + len(list((folder / FOLDER / _ASIDE).glob(f"{arm}-[0-9]*")))
 
 
@@ -281,7 +289,7 @@ def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
 
 
 def _train_final(
-    config: TrialConfig,
+    carried: Carried[TrialConfig],
     panel: Placed,
     holdout: Placed,
     fold: Fold,
@@ -294,7 +302,7 @@ def _train_final(
     import ray
 
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    workers, log = Workers.joined(), TrialLog(home.parents[1], key)
+    config, workers, log = carried.config, Workers.joined(), TrialLog(home.parents[1], key)
     with log.watching():
         searched, seconds = panel.fetch(), dict.fromkeys(PARTS, 0.0)
         device = "cuda" if ray.get_gpu_ids() else "cpu"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignray.data import Fold
 from alignray.errors import WorkError
+from alignray.imports import Carried, UserCode
 from alignray.search import ArmStudy, Proposal, TrialRow, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.events import run_end, trial_start
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from alignray.sweep.trainable import TrialContext
 
 JOURNAL = "optuna.journal"
+_ROOM_S = 1.0
+"""How long what the cluster holds is taken for what it held when it was asked."""
 
 
 def sweep_studies(
@@ -91,7 +95,7 @@ def run_search(
 
     config = manifest.config
     context = TrialContext(
-        base=config.trial,
+        base=Carried(config.trial, UserCode.of(config.imports)),
         panel=panel,
         folds=folds,
         tracker=tracker,
@@ -121,6 +125,7 @@ def run_search(
         studies,
         trials=config.search.trials,
         metric=config.trial.scoring.metric,
+        room=_room(config),
         on_start=started,
         on_setback=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
         on_end=ended,
@@ -161,7 +166,6 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,  # the searcher says when it is over
-            max_concurrent_trials=_slots(config),
             time_budget_s=_time_budget(config),
             reuse_actors=config.resources.workers_per_trial == 1,
         ),
@@ -173,6 +177,22 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _room(config: SweepConfig) -> Callable[[], int]:
+    """How many trials may run at once: as the cluster grows, more; but not where GPU-hours were shared out before."""
+    at_start = _slots(config)
+    if config.resources.gpu_hours is not None:
+        return lambda: at_start
+    asked, slots = time.monotonic(), at_start
+
+    def room() -> int:
+        nonlocal asked, slots
+        if time.monotonic() - asked > _ROOM_S:
+            asked, slots = time.monotonic(), _slots(config)
+        return slots
+
+    return room
 
 
 def _slots(config: SweepConfig) -> int:

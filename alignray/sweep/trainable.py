@@ -17,6 +17,7 @@ from alignray.checkpoint import Checkpoint, CheckpointHistory
 from alignray.configuration import replace_at
 from alignray.data import Fold
 from alignray.errors import AlignrayError, StorageError
+from alignray.imports import Carried
 from alignray.search import Proposal
 from alignray.sweep.log import TrialLog
 from alignray.sweep.placement import Placed
@@ -30,7 +31,7 @@ class TrialContext:
     """What every trial of a sweep shares.
 
     Attributes:
-        base: The trial that proposals vary.
+        base: The trial that proposals vary, with the user's own code that it names.
         panel: The eras that may be searched: the holdout is not among them.
         folds: The folds.
         tracker: Receives the metrics.
@@ -41,7 +42,7 @@ class TrialContext:
         device: ``cpu`` or ``cuda``.
     """
 
-    base: TrialConfig
+    base: Carried[TrialConfig]
     panel: Placed
     folds: tuple[Fold, ...]
     tracker: TrackerHandle
@@ -53,7 +54,7 @@ class TrialContext:
 
     def trial_config(self, proposal: Proposal) -> TrialConfig:
         """The configuration of a proposed trial."""
-        return replace_at(self.base, {"objective": proposal.arm, **proposal.values})
+        return replace_at(self.base.config, {"objective": proposal.arm, **proposal.values})
 
     def history(self, key: str) -> CheckpointHistory:
         """The checkpoints of a trial."""

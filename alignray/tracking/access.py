@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 
@@ -25,7 +26,7 @@ def require_access(uri: str) -> str:
     from alignray.tracking.store import require_connection
     from alignray.tracking.writer import MlflowWriter
 
-    with _environment(_BRIEFLY):
+    with _environment(_BRIEFLY), _silence("mlflow", "alembic"):
         try:
             require_connection(uri)
             MlflowWriter(uri, EXPERIMENT, "").require_writable()
@@ -61,3 +62,16 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _silence(*names: str) -> Iterator[None]:
+    """What MLflow would log of an error, traceback and all, is said in one line by whoever catches it."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

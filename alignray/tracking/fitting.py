@@ -25,7 +25,7 @@ _Item = TypeVar("_Item")
 def fitting_name(name: str) -> str:
     """A name that MLflow takes for a metric, a param or a tag: where it must be changed, a digest keeps it apart."""
     fitted = posixpath.normpath(_REFUSED_IN_NAMES.sub("_", name)).lstrip("/.") if name else ""
-    if fitted == name and len(name) <= _NAME_LENGTH:
+    if name and fitted == name and len(name) <= _NAME_LENGTH:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return f"{fitted[: _NAME_LENGTH - 9]}-{digest}"

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from alignray.errors import SweepError
 from alignray.tracking.uri import EXPERIMENT, redacted
+from alignray.tracking.writer import SWEEP_ID
 
 
 def open_store(uri: str) -> MlflowClient:
@@ -47,3 +48,15 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
     except MlflowException as error:
         where = redacted(client.tracking_uri)
         raise SweepError(f"run {run_id!r}: not in the MLflow store {where}; see alignray ui for the ids") from error
+
+
+def runs_of(client: MlflowClient, sweep_id: str) -> list[Run]:
+    """Every run of a sweep."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id(client)], f"tags.`{SWEEP_ID}` = '{sweep_id}'", page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs

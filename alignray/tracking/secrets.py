@@ -11,7 +11,7 @@ _SECRET_NAME = re.compile(
 _SHORTEST = 6
 _USER_INFO = re.compile(r"(://)[^\s\"'<>]*@")
 _IN_QUERY = re.compile(
-    r"([?&;](?:\w*(?:password|passwd|secret|token|api_?key|access_?key|signature)\w*|pwd|sig)=)[^&;\s\"'<>]+",
+    r"([?&;](?:[\w-]*(?:password|passwd|secret|token|api_?key|access_?key|signature)[\w-]*|pwd|sig)=)[^&;\s\"'<>]+",
     flags=re.IGNORECASE,
 )
 

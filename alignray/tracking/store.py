@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -22,6 +24,7 @@ def make_store(uri: str) -> None:
     url = make_url(uri)
     if url.database in (None, "", ":memory:") or url.query:
         return
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # that it makes its tables is no news
     path = Path(str(url.database))
     if path.exists():
         return
@@ -52,3 +55,11 @@ def require_connection(uri: str) -> None:
         engine.connect().close()
     finally:
         engine.dispose()
+
+
+def drop_connections(uri: str) -> None:
+    """Let go of a database's connections: SQLite's stay read-only for good where the file was so at first."""
+    if uri.startswith(("http", "databricks")):
+        return
+    with contextlib.suppress(Exception):  # there are none where the database is away
+        MlflowClient(uri)._tracking_client.store.engine.dispose()

@@ -22,8 +22,8 @@ from alignray.tracking.fitting import (
 from alignray.tracking.store import make_store
 
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens at runs, not at chat traces
-_KEY = "alignray.key"
-_SWEEP_ID = "alignray.sweep_id"
+KEY, SWEEP_ID = "alignray.key", "alignray.sweep_id"
+"""The tags by which a run is found again."""
 _WRITTEN_BY = "alignray.version"
 
 
@@ -95,16 +95,17 @@ class MlflowWriter:
             if len(events) > 1:
                 middle = len(events) // 2
                 return self._sift(events[:middle]) + self._sift(events[middle:])
-            parts = events[0].parts()
-            if len(parts) > 1 and events[0].key in self._known(events[0]):
-                return [refused for part in parts for refused in self._sift([part])]
-            self.require_writable()  # or it is not the event that is refused
-            return [(events[0], one_line(error))]
+            return self._set_aside(events[0], one_line(error))
         return []
 
-    def _known(self, event: Event) -> Mapping[str, str]:
-        """The runs that parts of an event can be written to."""
-        return {event.key: ""} if isinstance(event, RunStart) else self.runs
+    def _set_aside(self, event: Event, why: str) -> list[tuple[Event, str]]:
+        """Apply the parts of a refused event that are not; the smallest that is refused is returned."""
+        parts = event.parts() if event.key in self.runs or isinstance(event, RunStart) else (event,)
+        refused = [each for part in parts if part != event for each in self._sift([part])]
+        if event in parts:  # it is one of its own parts where it has a single value
+            self.require_writable()  # or it is not the event that is refused
+            refused.append((event, why))
+        return refused
 
     def _apply(self, events: Sequence[Event]) -> None:
         metrics: dict[str, list[Metric]] = {}
@@ -124,7 +125,7 @@ class MlflowWriter:
 
     def _start(self, event: RunStart) -> None:
         if event.key not in self.runs:
-            tags = {_KEY: event.key, _SWEEP_ID: self._sweep_id}
+            tags = {KEY: event.key, SWEEP_ID: self._sweep_id}
             if event.parent in self.runs:
                 tags["mlflow.parentRunId"] = self.runs[event.parent]
             name = event.tags.get("mlflow.runName", event.key)
@@ -175,11 +176,11 @@ class MlflowWriter:
         while True:
             page = self._client.search_runs(
                 [self._experiment_id],
-                f"tags.`{_SWEEP_ID}` = '{self._sweep_id}'",
+                f"tags.`{SWEEP_ID}` = '{self._sweep_id}'",
                 run_view_type=ViewType.ACTIVE_ONLY,
                 page_token=token,
             )
-            runs |= {run.data.tags[_KEY]: run.info.run_id for run in page}
+            runs |= {run.data.tags[KEY]: run.info.run_id for run in page}
             token = page.token
             if not token:
                 return runs

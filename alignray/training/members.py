@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -164,29 +164,27 @@ class Members:
         rows = math.prod(features.shape[1 if apart else 0 : -1])
         large = features.device.type == "cpu" and rows > _ROWS_AT_ONCE
         if len(self) > 1 and not large:
-            return torch.func.vmap(self._called, in_dims=(0, 0 if apart else None), randomness="different")(
-                self.parameters, given
-            )
+            own = tuple(0 if apart and value is not None else None for value in given)
+            return torch.func.vmap(self._called, in_dims=(0, own), randomness="different")(self.parameters, given)
         run = self._in_blocks if large else self._called
-        unbound = [value.unbind() for value in self.parameters.values()]
         predictions = []
-        for member, own in enumerate(zip(*unbound, strict=True)):
-            rows_of_it = [None if value is None else value[member] for value in given] if apart else given
-            predictions.append(run(dict(zip(self.parameters, own, strict=True)), tuple(rows_of_it)))
+        for member, values in enumerate(zip(*(value.unbind() for value in self.parameters.values()), strict=True)):
+            rows_of_it = tuple(None if value is None else value[member] for value in given) if apart else given
+            predictions.append(run(dict(zip(self.parameters, values, strict=True)), rows_of_it))
         return torch.stack(predictions)
 
     def _in_blocks(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
-        """As `_called`, a few eras at a time, so that what a layer gives to the next is still in the cache."""
+        """As `_called`, a few eras at a time."""
         features = cast("Tensor", given[0])
         if features.dim() < 3:
             return self._called(parameters, given)
         eras = max(1, _ROWS_AT_ONCE // features.shape[-2])
-        blocks = [
+        blocks: list[Iterable[Tensor | None]] = [
             itertools.repeat(None) if value is None else value.flatten(0, axis).split(eras)
             for value, axis in zip(given, (-3, -2), strict=False)
         ]
-        predictions: Tensor = torch.cat([self._called(parameters, block) for block in zip(*blocks, strict=False)])
-        return predictions.reshape(*features.shape[:-2], *predictions.shape[1:])
+        predictions = [self._called(parameters, block) for block in zip(*blocks, strict=False)]
+        return torch.cat(predictions).reshape(*features.shape[:-1], 1)
 
     def _called(self, parameters: Mapping[str, Tensor], given: tuple[Tensor | None, ...]) -> Tensor:
         """The network with some parameters: `torch.func.functional_call`, whose generality costs a small one dear."""

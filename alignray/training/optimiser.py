@@ -116,7 +116,7 @@ class MemberOptimiser:
         self._clip()
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * share
-        if self._apart:
+        if self._apart and not self._overflowed():
             self._step_apart(share)
         else:
             self._scaler.step(self._optimiser)
@@ -143,6 +143,11 @@ class MemberOptimiser:
             self._scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
         entries = {int(index): values for index, values in parts.items()}
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": entries})
+
+    def _overflowed(self) -> bool:
+        """Whether float16 has overflowed: torch's own step is then none, and weights must not decay either."""
+        gradients = [value.grad for value in self._parameters if value.grad is not None]
+        return self._scaler.is_enabled() and not all(bool(grad.isfinite().all()) for grad in gradients)
 
     @torch.no_grad()
     def _step_apart(self, share: float) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +23,11 @@ from alignray.training.optimiser import MemberOptimiser
 from alignray.training.workers import ALONE, Workers
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_REUSED = 31 << 20
+"""Bytes that are asked for, and freed untouched, before training on a CPU. The C library of Linux takes from it that
+blocks of up to this size come and go, and keeps twice as much of what is freed: otherwise every batch asks the system
+for the same pages anew, which takes as long as a layer does. Above 32 MiB it takes no notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class Trainer:
         self._optimiser = MemberOptimiser(config.optimiser, members.parameters, scaled=config.precision == "float16")
         averaging = config.averaging
         self._average = None if averaging.kind == "none" else Average(averaging, members.parameters)
+        if members.device.type == "cpu":
+            torch.empty(_REUSED, dtype=torch.uint8)
 
     def run_epoch(self, epoch: int) -> EpochStats:
         """One pass over the training eras.
@@ -209,25 +218,34 @@ class Trainer:
         """Add the gradient of a batch's eras, of whose mean over ``size`` eras they are a part."""
         if self._config.own_order:
             batch = batch.of_members(len(self.members))
-        device, precision = self.members.device.type, self._config.precision
-        with torch.autocast(device, _TYPES.get(precision), enabled=precision in _TYPES):
+        with self._autocast():
             p = self.members(batch.features, batch.present, seed=seed, apart=self._config.own_order)
-        given = p.detach().float()
-        finite = _finite(given)  # [R, B]
-        alive = finite.all(-1, keepdim=True)
-        if not bool(alive.all()):
-            lost.note(finite, batch.eras, self.members.alive)
-            given = torch.where(alive.unsqueeze(-1), given, 0.0)
+        given, alive = p.detach().float(), self.members.alive
+        if not _all_finite(given):
+            finite = given.isfinite().all(-1)  # [R, B]
+            lost.note(finite, batch.eras, alive)
+            alive = finite.all(-1)
+            given = torch.where(alive[:, None, None], given, 0.0)
         solving = time.monotonic()
-        rows = batch.mask.sum(-1)
-        loss, gradient, worst = _loss_gradient(objective, given, batch, rows.clamp(min=1))
+        loss, gradient, worst = _loss_gradient(objective, given, batch)
         sums.solver_seconds += time.monotonic() - solving
-        good = loss.isfinite() & _finite(gradient)
-        counted = good & (rows > 0) & alive  # an era without targets has no loss to count
-        sums.add(torch.where(counted, loss, 0.0), counted, ~good & alive, worst)
+        counted = batch.mask.any(-1) & alive[:, None]  # an era without targets has no loss to count
+        if not (_all_finite(loss) and _all_finite(gradient)):
+            good = loss.isfinite() & gradient.isfinite().all(-1)
+            sums.unconverged += int((~good & alive[:, None]).sum())
+            counted = counted & good
+            loss, gradient = torch.where(good, loss, 0.0), torch.where(good.unsqueeze(-1), gradient, 0.0)
+        sums.loss += float((loss * counted).sum())
+        sums.count += int(counted.sum())
+        sums.residual = max(sums.residual, worst)
         # Each member's loss is its own mean over the step: the sum over members keeps their gradients apart.
-        gradient = torch.where(good.unsqueeze(-1), gradient, 0.0) / size
-        p.backward(self._optimiser.scale(gradient).to(p.dtype))
+        p.backward(self._optimiser.scale(gradient / size).to(p.dtype))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        precision = self._config.precision
+        if precision not in _TYPES:
+            return nullcontext()
+        return cast("AbstractContextManager[None]", torch.autocast(self.members.device.type, _TYPES[precision]))
 
     def _sum_up(self, lost: _Lost, when: str) -> None:
         """Add up the workers' gradients, and part with the members that are lost."""
@@ -295,35 +313,18 @@ class _Sums:
     unconverged: int = 0
     solver_seconds: float = 0.0
 
-    def add(self, loss: Tensor, counted: Tensor, failed: Tensor, residual: float) -> None:
-        """Take in a batch: its losses, 0 where they do not count, where they do, where a solve failed, ``[R, B]``."""
-        found = torch.stack([loss.double(), counted.double(), failed.double()]).flatten(1).sum(1)
-        total, count, unconverged = found.tolist()
-        self.loss += total
-        self.count += int(count)
-        self.unconverged += int(unconverged)
-        self.residual = max(self.residual, residual)
 
-
-def _loss_gradient(objective: Objective, p: Tensor, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the largest KKT residual.
-
-    Args:
-        objective: What the loss is.
-        p: Predictions ``[R, B, n]``.
-        batch: The eras.
-        rows: By how many rows to divide the loss of each ``[B]``.
-    """
+def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:
+    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the largest KKT residual."""
     p = p.requires_grad_()
     loss, solution = objective.evaluate(p, batch.target, batch.factors, batch.mask)
-    share = rows.reciprocal().expand_as(loss)
-    (gradient,) = torch.autograd.grad(loss, p, share.to(loss.dtype))
+    share = 1 / batch.mask.sum(-1).clamp(min=1)
+    (gradient,) = torch.autograd.grad(loss, p, share.expand_as(loss))
     residual = 0.0 if solution is None else float(solution.residual.max())
     return loss.detach() * share, gradient, residual
 
 
-def _finite(values: Tensor) -> Tensor:
-    """Where all the numbers of an era ``[..., n]`` are finite."""
+def _all_finite(values: Tensor) -> bool:
+    """Whether all numbers are: surely, if it says so. It says no as well where finite ones add up to too much."""
     # A sum is not finite if one of its numbers is not, and several times cheaper than to look at each.
-    found = values.sum(-1).isfinite()
-    return found if bool(found.all()) else values.isfinite().all(-1)
+    return math.isfinite(float(values.sum()))

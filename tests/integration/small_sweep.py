@@ -39,6 +39,16 @@ class Demo:
     def tracking_uri(self) -> str:
         return f"sqlite:///{self.home / 'mlflow.db'}"
 
+    def run_id(self, name: str) -> str:
+        """The MLflow run of that name."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.tracking_uri)
+        experiment = client.get_experiment_by_name("alignray")
+        assert experiment is not None
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = '{name}'")
+        return str(run.info.run_id)
+
     def alignray(self, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return alignray(self.home, *arguments, timeout=timeout)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ELSEWHERE = {
     "alignray run quickstart --name first",
     "alignray resume first",
+    "alignray resume first --register first-models",
     "alignray ui first",
     "alignray doctor",
 }
@@ -37,7 +39,10 @@ def workplace(demo: Demo) -> Demo:
     (sweep,) = (block for block in blocks(ROOT / "docs" / "sweeps.md", "python") if block.startswith("# my_sweep.py"))
     (demo.home / "my_sweep.py").write_text(sweep)
     (panel,) = (block for block in blocks(ROOT / "docs" / "data.md", "python") if "to_parquet" in block)
-    subprocess.run([sys.executable, "-c", panel], cwd=demo.home, env=environment(), check=True)
+    (live,) = (block for block in blocks(ROOT / "docs" / "predictions.md", "python") if "to_parquet" in block)
+    for made in (panel, live):
+        subprocess.run([sys.executable, "-c", made], cwd=demo.home, env=environment(), check=True)
+    shutil.copytree(demo.folder, demo.folder.with_name("other"))
     return demo
 
 
@@ -46,6 +51,7 @@ def workplace(demo: Demo) -> Demo:
 def test_command_runs(page: str, line: str, workplace: Demo) -> None:
     if "--address" in line:
         pytest.skip("needs a cluster that was started by hand; test_address.py sweeps on one")
+    line = line.replace("RUN_ID", workplace.run_id("aligned-final"))
     done = workplace.alignray(*shlex.split(line)[1:])
     assert done.returncode == 0, f"{page}: {line}\n{done.stderr}"
     assert done.stdout.strip()

@@ -16,7 +16,7 @@ from alignray.configuration import from_plain, to_plain
 from alignray.launch import find_sweep, open_result
 from alignray.serving import TrainedModel
 from alignray.sweep import Manifest, SweepConfig, load_finals, sweep_studies
-from alignray.trial import METRICS
+from alignray.trial import METRICS, PARTS
 
 pytestmark = pytest.mark.ray
 
@@ -47,8 +47,11 @@ def history(demo: Demo, run: Any, metric: str) -> list[tuple[int, float]]:
 def test_prints_a_table_of_arms_and_metrics_with_intervals(demo: Demo) -> None:
     for word in (*ARMS, *METRICS, "report.html", "alignray ui first", "95%"):
         assert word in demo.output
-    cells = re.findall(r"-?[\d.e+]+ \[-?[\d.e+–]+, -?[\d.e+–]+\]", demo.output)
-    assert len(cells) == len(ARMS) * len(METRICS)
+    arms, differences = demo.output.split("Differences to mse")
+    cells = re.findall(r"-?[\d.e+]+ \[-?[\d.e+–]+, -?[\d.e+–]+\]", arms)
+    assert len(cells) == 2 * len(ARMS) * len(METRICS)  # on the holdout and on the validation eras
+    assert differences.count(" by Holm") == (len(ARMS) - 1) * (len(METRICS) - 1)  # no single era has a Sharpe ratio
+    assert len(re.findall(r"^\w+ (?:is|and) .*mse.* by decision_corr on the holdout", differences, re.MULTILINE)) == 3
 
 
 def test_arms_get_equal_trials_and_the_same_initial_points(demo: Demo, manifest: Manifest) -> None:
@@ -204,3 +207,27 @@ def test_folder_holds_what_the_contract_names(demo: Demo) -> None:
     assert not list(demo.folder.rglob("*.partial"))
     assert not [path for path in (demo.folder / "final").rglob("*") if path.suffix in (".pkl", ".pt")]
     assert Path(demo.home / "mlflow.db").exists()
+
+
+def test_time_is_accounted_for_by_part(demo: Demo) -> None:
+    result = open_result("first", storage=demo.home / "runs")
+    parts = result.trials[[f"seconds_{part}" for part in PARTS]]
+    assert (parts >= 0).all(axis=None)
+    np.testing.assert_allclose(parts.sum(axis=1), result.trials["seconds"])
+    searched = result.trials.groupby("arm")["seconds"].sum() / 3600
+    hours = result.comparison.groupby("arm")["core_hours"].first()
+    assert (hours > searched.loc[hours.index]).all()
+    assert (result.comparison["gpu_hours"] == 0).all()
+
+
+def test_a_trial_tells_what_it_did(demo: Demo) -> None:
+    result = open_result("first", storage=demo.home / "runs")
+    epochs, state = result.trials.set_index(["arm", "number"]).loc[("mse", 0), ["epochs", "state"]]
+    lines = [line[21:] for line in demo.alignray("logs", "first", "mse-0").stdout.splitlines()]
+    assert re.fullmatch(r"started on \S+, process \d+, cpu", lines[0])
+    assert [line.split(",")[0] for line in lines[1:-1]] == [f"epoch {number}" for number in range(1, epochs + 1)]
+    assert lines[-1] == f"ended: {state}"
+    assert "scored on 260 holdout eras" in demo.alignray("logs", "first", "mse-final").stdout
+    refused = demo.alignray("logs", "first", "mse-99")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no log of a trial 'mse-99'" in refused.stderr

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from conftest import tiny_sweep
+from tiny_sweep import runs_of
 
 from alignray.cli.main import status
 from alignray.errors import SweepError
@@ -15,24 +15,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def first(store, tmp_path_factory):
-    """A finished sweep; its seed puts the second trials where the first are not."""
-    config = tiny_sweep()
-    run_sweep(config, name="first", storage=tmp_path_factory.mktemp("runs"), tracking_uri=store)
-    return config
-
-
-def runs_of(store, sweep):
-    """MLflow's runs by name."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(store)
-    (experiment,) = client.search_experiments(filter_string="name = 'alignray'")
-    found = client.search_runs([experiment.experiment_id], f"tags.`alignray.sweep` = '{sweep}'")
-    return {run.info.run_name: run for run in found}
 
 
 def numbers(store, run):
@@ -66,8 +48,8 @@ def test_the_file_makes_the_same_numbers(name, first, store, tmp_path, monkeypat
 def test_a_whole_sweep_comes_back_as_it_was_with_its_data_pinned(first, store):
     run = runs_of(store, "first")["first"]
     config, _ = sweep_of_run(run.info.run_id, store)
-    assert config.data.digest == first.data.load().digest
-    assert dataclasses.replace(config, data=first.data) == first
+    assert config.data.digest == first.config.data.load().digest
+    assert dataclasses.replace(config, data=first.config.data) == first.config
 
 
 def test_runs_that_no_template_can_be_made_of(first, store, tmp_path):

@@ -8,7 +8,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from alignray.errors import ConfigurationError
-from alignray.search import SAMPLERS, Choice, Float, Int, SearchConfig, Space, open_studies
+from alignray.search import FEWEST_FOR_IMPORTANCE, SAMPLERS, Choice, Float, Int, SearchConfig, Space, open_studies
 
 ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 SPACE = Space(
@@ -339,3 +339,32 @@ def test_studies_are_named_for_the_dashboard(journal):
 def test_search_configurations_that_are_refused(config, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         SearchConfig(**config)
+
+
+def test_what_epochs_took_adds_up_and_an_epoch_trained_again_counts_once(journal):
+    study = one(journal)
+    number = study.ask().number
+    study.report(number, 1, 0.1, {"network": 2.0, "solver": 1.0})
+    again = one(journal)
+    again.report(number, 1, 0.1, {"network": 9.0, "solver": 9.0})
+    again.report(number, 2, 0.2, {"network": 3.0, "solver": 0.5})
+    (row,) = one(journal).rows()
+    assert row.seconds == {"network": 5.0, "solver": 1.5}
+
+
+def test_the_field_that_scores_depend_on_is_the_important_one(journal):
+    study = one(journal, trials=60, sampler="random", initial_points=1)
+    for _ in range(60):
+        proposal = study.ask()
+        study.complete(proposal.number, proposal.values["decay"] + 0.01 * math.log10(proposal.values["rate"]))
+    importance = study.importance()
+    assert max(importance, key=importance.get) == "decay"
+    assert sum(importance.values()) == pytest.approx(1.0)
+    assert set(importance) <= set(SPACE.distributions)
+
+
+def test_few_trials_say_nothing_of_importance(journal):
+    study = one(journal)
+    for _ in range(FEWEST_FOR_IMPORTANCE - 1):
+        study.complete(study.ask().number, 0.1)
+    assert study.importance() == {}

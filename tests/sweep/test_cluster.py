@@ -48,3 +48,11 @@ def test_this_machine_wants_no_token(monkeypatch):
     with pytest.raises(SweepError, match="no Ray cluster at this machine") as caught, ray_cluster(None):
         pass
     assert "TOKEN" not in str(caught.value)
+
+
+def test_ray_client_is_refused_with_what_to_do_instead():
+    with (
+        pytest.raises(SweepError, match=r"got 'ray://somewhere:10001'; .*--address auto"),
+        ray_cluster("ray://somewhere:10001"),
+    ):
+        pass

@@ -19,6 +19,7 @@ class Sweep:
     """Real studies and a searcher on them, with all that it calls written down."""
 
     def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, metrics=None, **config):
+        self.room = 100
         self.folder, self.trials, self.arms, self.direction = folder, trials, arms, direction
         self.max_failures, self.metrics = max_failures, metrics or {"score": direction}
         self.config = SearchConfig(**{"trials": trials, "initial_points": 2, **config})
@@ -31,6 +32,7 @@ class Sweep:
             self.studies,
             trials=self.trials,
             metric="decision_corr",
+            room=lambda: self.room,
             on_start=self.on_start,
             on_end=self.on_end,
             on_change=self.snapshots.append,
@@ -269,6 +271,22 @@ def test_what_was_interrupted_comes_first_and_nothing_is_proposed_twice(sweep):
     assert {p.key: p.values for p in again[:3]} == {p.key: p.values for p in interrupted}
     assert sweep.suggest("more") is None
     assert {arm: len(states) for arm, states in sweep.states().items()} == dict.fromkeys(ARMS, 3)
+
+
+def test_no_more_trials_run_than_there_is_room_for_and_more_once_there_is(sweep):
+    sweep.room = 2
+    assert all(sweep.suggest(f"t{number}") for number in range(2))
+    assert sweep.searcher.suggest("t2") is None
+    sweep.searcher.on_trial_complete("t0", result(2, 0.2))
+    assert sweep.suggest("t2")
+    sweep.room = 5  # a node has joined
+    assert all(sweep.suggest(f"t{number}") for number in range(3, 6))
+    sweep.room = 3  # and has gone
+    assert sweep.searcher.suggest("t6") is None
+    sweep.reopen()  # those that were interrupted wait for room as well
+    sweep.room = 1
+    assert sweep.suggest("u0")
+    assert sweep.searcher.suggest("u1") is None
 
 
 def test_it_has_nothing_to_save(sweep, tmp_path):

@@ -56,6 +56,41 @@ def test_gradients_are_those_of_separate_networks(case, seeds):
             torch.testing.assert_close(packed.parameters[name].grad[index], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+def learnt(packed: Members, *given: torch.Tensor, **options) -> list[torch.Tensor]:
+    """Predictions, and the gradients of some loss of them."""
+    p = packed(*given, **options)
+    return [p, *torch.autograd.grad(p.square().sum(), [*packed.parameters.values()])]
+
+
+@cases
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (40,)])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("seeds", [SEEDS, (3,)])
+def test_a_batch_that_is_too_large_for_the_caches_gives_the_same(case, shape, apart, seeds, monkeypatch):
+    packed, X = members(case, seeds), features(*([len(seeds)] if apart else []), *shape, 5)
+    present = torch.rand(X.shape[:-1], generator=torch.Generator().manual_seed(1)) < 0.8
+    for given in ((X,), (X, present)):
+        whole = learnt(packed, *given, apart=apart)
+        for rows in (1, 15):  # one era at a time, or two
+            with monkeypatch.context() as patch:
+                patch.setattr("alignray.training.members._ROWS_AT_ONCE", rows)
+                for found, expected in zip(learnt(packed, *given, apart=apart), whole, strict=True):
+                    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [SEEDS, (3,)])
+def test_what_is_dropped_of_it_depends_on_the_seed_alone(seeds, monkeypatch):
+    monkeypatch.setattr("alignray.training.members._ROWS_AT_ONCE", 7)
+    packed, X = members("mlp", seeds, dropout=0.5), torch.ones(4, 7, 5)
+    p = packed(X, seed=1)
+    assert packed(X, seed=1).equal(p)
+    assert p.flatten(1).std(dim=1).min() > 0
+    assert len({era.sum().item() for era in p[0]}) == 4
+    if len(seeds) > 1:
+        twins = members("mlp", (7, 7), dropout=0.5)
+        assert not torch.equal(*twins(X, seed=1))
+
+
 @pytest.mark.parametrize("case", ACROSS_ROWS)
 def test_rows_that_only_pad_are_not_seen(case):
     packed, X = members(case), features(2, 7, 5)

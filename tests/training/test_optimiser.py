@@ -70,6 +70,21 @@ def test_a_share_of_the_rate_is_a_smaller_rate(name, rates):
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("rates", [0.03, RATES])
+def test_where_float16_overflows_nothing_moves_and_nothing_decays(name, rates):
+    values = parameters()
+    optimiser = MemberOptimiser(OptimiserConfig(name=name, learning_rate=rates, weight_decay=0.5), values, scaled=True)
+    for overflows in (False, True, False):
+        before = {key: value.detach().clone() for key, value in values.items()}
+        for key, gradient in gradients(0).items():
+            values[key].grad = optimiser.scale(gradient)
+        if overflows:
+            values["b"].grad[1, 0] = torch.inf
+        optimiser.step()
+        assert all(value.equal(before[key]) == overflows for key, value in values.items())
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("rates", [0.03, RATES])
 def test_it_goes_on_from_its_state_to_the_bit(name, rates):
     config = OptimiserConfig(name=name, learning_rate=rates)
     whole = walk(config)
