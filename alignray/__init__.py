@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from alignray.data import Panel, blocked, datasets, open_shards, walk_forward, write_shards
     from alignray.diagnostics import DiagnosticsConfig
+    from alignray.imports import import_code
     from alignray.launch import SweepResult, resume_sweep, run_sweep
     from alignray.models import CrossConfig, ModelConfig, TabmConfig
     from alignray.objectives import DecisionLoss, objective, regret
@@ -63,6 +64,7 @@ _EXPORTS = {
     "Factors": "alignray.costs",
     "Float": "alignray.search",
     "HoldoutConfig": "alignray.sweep",
+    "import_code": "alignray.imports",
     "Int": "alignray.search",
     "metrics": "alignray.metrics",
     "ModelConfig": "alignray.models",
@@ -144,6 +146,7 @@ __all__ = [
     "blocked",
     "datasets",
     "diagnostics",
+    "import_code",
     "metrics",
     "objective",
     "open_shards",

@@ -73,6 +73,7 @@ class Searched:
         seconds: Its wall-clock time, without the cluster's start.
         written_s: The same, and until MLflow holds everything.
         ends: When each trial ended, in seconds since the start.
+        tracker_s: What the tracker's process used of a processor.
         epochs: The metrics of each epoch, by trial.
     """
 
@@ -92,6 +93,7 @@ class Searched:
             left = wait_until_written(tracker, 3600)
             self.written_s = time.monotonic() - started
             assert not left, left
+            self.tracker_s = _processor_seconds(tracker)
             self.ends = [end - started for end in watch.ends]
             self.epochs: dict[str, list[dict[str, float]]] = {}
             for line in (folder / "spool" / "events.jsonl").read_text().splitlines():
@@ -100,10 +102,15 @@ class Searched:
                     self.epochs.setdefault(event["key"], []).append(event["values"])
             _kill(tracker)
 
-    @property
-    def training_s(self) -> float:
-        """What the epochs took, all trials together."""
-        return sum(epoch["time/epoch_s"] for epochs in self.epochs.values() for epoch in epochs)
+    def spent(self) -> tuple[float, float, float]:
+        """Of a search of one trial at a time; see `_spent`."""
+        return _spent(self.ends, [sum(epoch["time/epoch_s"] for epoch in epochs) for epochs in self.epochs.values()])
+
+
+def _processor_seconds(actor: Any) -> float:
+    import ray
+
+    return float(ray.get(actor.__ray_call__.remote(lambda tracker: time.process_time())))  # noqa: ARG005
 
 
 def _kill(actor: Any) -> None:
@@ -124,33 +131,45 @@ def overhead(quick: bool) -> str:
     resources = ResourceConfig(max_concurrent=1, checkpoint_every=100)
     rows = []
     for _ in range(1 if quick else 3):
-        ours = Searched(sweep_of(trial, trials=trials, resources=resources), panel)
-        found = {"alignray": (ours.seconds, ours.training_s)}
+        found = {"alignray": Searched(sweep_of(trial, trials=trials, resources=resources), panel).spent()}
         for name, trainable in (("function", _plain_function), ("class, reused", _plain_class)):
             found[name] = _plain(trainable(trial, searched), trials, reuse=name != "function")
-        for name, (wall, training) in found.items():
-            rows.append([name, f"{wall:.1f}", f"{training:.1f}", f"**{(wall - training) / trials:.3f}**"])
+        rows += [
+            [name, f"{start:.1f}", f"{epochs:.3f}", f"**{over:.3f}**"] for name, (start, epochs, over) in found.items()
+        ]
     return (
         f"### Time over the training itself\n\n{trials} trials of {trial.training.epochs} epochs of a linear model, "
         "one at a time. alignray: studies, tracking in MLflow, checkpoints; the others: Tune alone, without these and "
-        "with its loggers off.\n\n" + table(["engine", "wall s", "epochs s", "over a trial s"], rows)
+        "with its loggers off.\n\n"
+        + table(["engine", "until the first trial has ended s", "a trial's epochs s", "over them a trial s"], rows)
     )
 
 
-def _plain(trainable: Any, trials: int, *, reuse: bool) -> tuple[float, float]:
-    """The wall-clock time of plain Tune, and what the epochs took."""
+def _spent(ends: list[float], epochs_s: list[float]) -> tuple[float, float, float]:
+    """Until the first trial ended, and of each after it, the seconds of its epochs and those over them.
+
+    Args:
+        ends: When the trials ended, one after the other, since the start.
+        epochs_s: What the epochs of each took.
+    """
+    trained = sum(epochs_s[1:]) / (len(ends) - 1)
+    return ends[0], trained, (ends[-1] - ends[0]) / (len(ends) - 1) - trained
+
+
+def _plain(trainable: Any, trials: int, *, reuse: bool) -> tuple[float, float, float]:
+    """The same of plain Tune; see `_spent`."""
     from ray import tune
 
     with tempfile.TemporaryDirectory() as home:
-        started = time.monotonic()
+        started = time.time()  # the ends are told by other processes, by the same clock
         results = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             param_space={_RATE: tune.loguniform(5e-4, 5e-2)},
             tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=1, reuse_actors=reuse),
             run_config=tune.RunConfig(storage_path=home, verbose=0),
         ).fit()
-        wall = time.monotonic() - started
-        return wall, sum(result.metrics["trained_s"] for result in results)
+    metrics = sorted((result.metrics for result in results), key=lambda told: told["now"])
+    return _spent([told["now"] - started for told in metrics], [told["trained_s"] for told in metrics])
 
 
 def _plain_function(trial: TrialConfig, panel: Panel) -> Any:
@@ -163,7 +182,7 @@ def _plain_function(trial: TrialConfig, panel: Panel) -> Any:
             def report(self, epoch: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
                 nonlocal seconds
                 seconds += metrics["time/epoch_s"]
-                tune.report({"score": metrics["val/corr"], "trained_s": seconds})
+                tune.report({"score": metrics["val/corr"], "trained_s": seconds, "now": time.time()})
 
         run_trial(ar.configuration.replace_at(trial, dict(config)), panel, Report())
 
@@ -185,7 +204,8 @@ def _plain_class(trial: TrialConfig, panel: Panel) -> Any:
         def step(self) -> dict[str, Any]:
             metrics = self._trial.step()
             self._seconds += metrics["time/epoch_s"]
-            return {"score": metrics["val/corr"], "trained_s": self._seconds, "done": self._trial.finished}
+            told = {"score": metrics["val/corr"], "trained_s": self._seconds, "now": time.time()}
+            return {**told, "done": self._trial.finished}
 
     return Plain
 
@@ -250,6 +270,7 @@ def throughput(quick: bool) -> str:
                 "until MLflow has all s",
                 "results/s",
                 "driver's CPU ms/result",
+                "tracker's",
                 "driver's memory MiB",
                 "first s",
                 "last s",
@@ -261,6 +282,7 @@ def throughput(quick: bool) -> str:
                     f"{found.written_s:.1f}",
                     f"**{results / found.written_s:.0f}**",
                     f"{1e3 * used / results:.2f}",
+                    f"{1e3 * found.tracker_s / results:.2f}",
                     f"**{grown:.0f}**",
                     f"{first:.1f}",
                     f"{last:.1f}",

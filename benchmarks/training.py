@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import alignray as ar
 from alignray.costs import Factors
@@ -54,11 +55,13 @@ def packed(quick: bool) -> str:
     eras, rows, epochs = (8, 200, 2) if quick else (64, 1000, 5)
     panel = ar.datasets.synthetic(num_eras=eras, rows=rows, num_features=42, seed=0)
     rows_of_table = []
-    for arm in ("mse", "aligned"):
+    for arm, eras_per_batch in itertools.product(("mse", "aligned"), (1, 8)):
         layer = ar.SolverLayer(_EXACT, on_failure="nan")
 
-        def run(seeds: Sequence[int], arm: str = arm, layer: ar.SolverLayer = layer) -> tuple[float, Trainer]:
-            running = trainer(panel, seeds, objective(arm, layer), eras_per_batch=8)
+        def run(
+            seeds: Sequence[int], arm: str = arm, layer: ar.SolverLayer = layer, eras_per_batch: int = eras_per_batch
+        ) -> tuple[float, Trainer]:
+            running = trainer(panel, seeds, objective(arm, layer), eras_per_batch=eras_per_batch)
             running.run_epoch(0)  # warms up
             started = time.monotonic()
             for epoch in range(1, 1 + epochs):
@@ -77,11 +80,12 @@ def packed(quick: bool) -> str:
             for seed, (_, one) in enumerate(alone)
         )
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        rows_of_table.append([arm, f"{ours:.2f}", f"{theirs:.2f}", f"**{ratio:.1f}×**", f"{apart:.0e}"])
+        cells = [f"{ours:.2f}", f"{theirs:.2f}", f"**{ratio:.1f}×**", f"{apart:.0e}"]
+        rows_of_table.append([arm, str(eras_per_batch), *cells])
     return (
         f"### Eight members: packed, and one after the other\n\n{eras} eras of {rows:,} × 42, {epochs} epochs after "
-        "one that warms up, 8 eras a batch, the default network; medians of 3 pairs of runs.\n\n"
-        + table(["objective", "packed s", "one by one s", "ratio", "weights differ by"], rows_of_table)
+        "one that warms up, the default network; medians of 3 pairs of runs.\n\n"
+        + table(["objective", "eras a batch", "packed s", "one by one s", "ratio", "weights differ by"], rows_of_table)
     )
 
 
@@ -128,6 +132,40 @@ def _plain_epoch(codes: Tensor, gradient: Tensor, mean: float, std: float) -> Ca
             optimiser.step()
 
     return epoch
+
+
+def compiled(quick: bool) -> str:
+    """The network alone, forward and backward, as members run it and through ``torch.compile``."""
+    lines = []
+    for count, rows in itertools.product((1, 8), (200,) if quick else (1000, 8000)):
+        members = Members(ModelConfig(), 42, range(count), _CPU)
+        features, gradient = torch.randn(rows // 100, 100, 42), torch.randn(count, rows // 100, 100)
+        model = build_model(ModelConfig(), 42, seed=0).to("meta")
+
+        def one(parameters: dict[str, Tensor], features: Tensor, model: nn.Module = model) -> Tensor:
+            response: Tensor = torch.func.functional_call(model, parameters, (features,))
+            return response.squeeze(-1)
+
+        together = torch.compile(torch.func.vmap(one, in_dims=(0, None)))
+        ways = {
+            "members": members,
+            "compiled": lambda features, members=members, together=together: together(members.parameters, features),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(3 if quick else 50):
+            for name, way in ways.items():
+                for value in members.parameters.values():
+                    value.grad = None
+                started = time.monotonic()
+                way(features).backward(gradient)
+                seconds[name].append(time.monotonic() - started)
+        ours, theirs = (1e3 * statistics.median(values[1:]) for values in seconds.values())
+        lines.append([str(count), f"{rows:,}", f"{ours:.2f}", f"{theirs:.2f}", f"**{ours / theirs:.2f}×**"])
+    return (
+        "### What compiling the network would gain\n\nForward and backward of the default network on 42 features, "
+        "without the first call of each; medians, taken in turn.\n\n"
+        + table(["members", "rows", "as it is ms", "compiled ms", "gain"], lines)
+    )
 
 
 def shares(quick: bool) -> str:
@@ -189,7 +227,9 @@ def _in_a_process(arguments: Sequence[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
 
 
-_PARTS = {"packed": packed, "plain": plain, "shares": shares, "memory": memory}
+_PARTS = {"packed": packed, "plain": plain, "shares": shares, "memory": memory, "compiled": compiled}
+_ASKED_FOR = ("compiled",)
+"""Left out unless they are asked for: compiling takes a C++ compiler, and its time."""
 
 
 def main() -> None:
@@ -208,7 +248,13 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: to see whether it runs")
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS), help="what to measure (all)")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=_PARTS,
+        default=[name for name in _PARTS if name not in _ASKED_FOR],
+        help=f"what to measure (all but {', '.join(_ASKED_FOR)})",
+    )
     parser.add_argument("--one-memory", nargs=3, type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 

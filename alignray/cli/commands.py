@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from alignray.sweep import SweepConfig
 
 _STORAGE = click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
 _TRACKING = click.option(
@@ -49,6 +54,7 @@ class Duration(click.ParamType[float]):
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the sweep, by its dotted path."
 )
 @click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
+@click.option("--warm-start", metavar="NAME", help="Show the samplers what the earlier sweep NAME found.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
 @_REGISTER
 @_QUIET
@@ -62,6 +68,7 @@ def run(
     gpu_hours: float | None,
     address: str | None,
     settings: tuple[str, ...],
+    warm_start: str | None,
     smoke: bool,
     dry_run: bool,
     register: str | None,
@@ -72,19 +79,15 @@ def run(
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
     from alignray.cli.progress import watch
     from alignray.cli.show import print_estimate, print_plan, print_result
-    from alignray.configuration import replace_at, set_from_text
+    from alignray.configuration import replace_at
     from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
     from alignray.sweep import estimate
 
     config = find_sweep(sweep)
+    config = _with_settings(config, settings)
     if smoke:
-        config = config.smoke()
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
-        config = set_from_text(config, path, text)
+        config = _with_settings(config.smoke(), settings)  # what was asked for by name holds against it
     flags = {
         "search.trials": trials,
         "resources.time_budget_s": time_budget,
@@ -109,9 +112,22 @@ def run(
             address=address,
             tracking_uri=tracking_uri,
             register=register,
+            warm_start=warm_start,
             progress=progress,
         )
     print_result(result)
+
+
+def _with_settings(config: SweepConfig, settings: Sequence[str]) -> SweepConfig:
+    """The sweep with the values that ``--set`` gives some of its fields."""
+    from alignray.configuration import set_from_text
+
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
+        config = set_from_text(config, path, text)
+    return config
 
 
 @click.command()

@@ -42,6 +42,8 @@ def print_result(result: SweepResult) -> None:
         missing = _unscored(comparison[comparison["arm"] == arm])
         if missing:
             console.print(f"Without a score in {arm}, of {first['eras'] * first['members']} eras × members: {missing}.")
+    if result.pareto is not None:
+        console.print(_pareto_table(result.pareto))
     for label, value in (
         ("comparison", result.folder / "comparison.csv"),
         ("report", result.folder / "report.html"),
@@ -71,6 +73,16 @@ def print_across(first: str, second: str, table: pd.DataFrame) -> None:
 def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=200)
+
+
+def _pareto_table(front: pd.DataFrame) -> Table:
+    metrics = [column for column in front.columns if column.startswith("score.")]
+    shown = Table("trial", title="No other trial of the arm betters these in every metric", title_justify="left")
+    for metric in metrics:
+        shown.add_column(metric.removeprefix("score."), justify="right")
+    for _, row in front.iterrows():
+        shown.add_row(f"{row['arm']}-{row['number']}", *(short(row[metric]) for metric in metrics))
+    return shown
 
 
 def _holdout_table(name: str, comparison: pd.DataFrame, arms: list[str], *, narrow: bool) -> Table:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import alignray as ar
 from alignray.costs import Cost
-from alignray.errors import ConfigurationError
 from alignray.search import Space
 from alignray.sweep import SweepConfig
 
@@ -24,20 +23,19 @@ def sweep_source(config: SweepConfig, about: str) -> str:
     Args:
         config: The sweep.
         about: The file's docstring, its first line a sentence.
-
-    Raises:
-        ConfigurationError: It holds something that has no name in ``alignray``.
     """
     body = _laid_out(_node(config), _INDENT, len("return "), 0)
     end = "\n" if "\n" in about else ""
+    own = "\nfrom alignray.costs import TERMS" if "TERMS[" in body else ""
+    first = f"ar.import_code({', '.join(map(_text, config.imports))})\n    " if config.imports else ""
     return f'''"""{about}{end}"""
 
-import alignray as ar
+import alignray as ar{own}
 
 
 def sweep() -> ar.SweepConfig:
     """The sweep."""
-    return {body}
+    {first}return {body}
 '''
 
 
@@ -122,11 +120,11 @@ def _node(value: Any) -> _Node:
 
 
 def _call(value: Any) -> _Node:
-    name = type(value).__name__
-    if getattr(ar, name, None) is not type(value):
-        raise ConfigurationError(f"{name}: expected something that alignray offers by name, got {value!r}")
+    name = f"ar.{type(value).__name__}"
+    if getattr(ar, type(value).__name__, None) is not type(value):  # a term of the user's own: a configuration has no
+        name = f"TERMS[{_text(value.name)}]"  # other part that is
     chosen = [field for field in fields(value) if not _is_default(field, getattr(value, field.name))]
-    return _Group(f"ar.{name}(", tuple((_keyword(field), _node(getattr(value, field.name))) for field in chosen), ")")
+    return _Group(f"{name}(", tuple((_keyword(field), _node(getattr(value, field.name))) for field in chosen), ")")
 
 
 def _keyword(field: Field[Any]) -> str:

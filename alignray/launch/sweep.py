@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from alignray.launch.tracked import FLUSH_S, tracked
 from alignray.report import (
     compare_across,
     comparison_table,
+    pareto_table,
     trials_table,
     verdicts,
     write_comparison,
@@ -28,11 +29,13 @@ from alignray.serving import log_models
 from alignray.sweep import (
     FinalResult,
     Manifest,
+    Past,
     Placed,
     Progress,
     Silent,
     SweepConfig,
     load_finals,
+    past_of,
     place,
     ray_cluster,
     require_gpus,
@@ -69,6 +72,8 @@ class SweepResult:
         trials: One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space.
         comparison: One row an arm and metric: value, low, high, and what they rest on.
         metric: What the search looked at.
+        pareto: Where it looked at several metrics, the trials that no other of their arm betters in all of them, with
+            each metric's score; None where at one.
     """
 
     name: str
@@ -77,6 +82,7 @@ class SweepResult:
     trials: pd.DataFrame
     comparison: pd.DataFrame
     metric: str
+    pareto: pd.DataFrame | None = None
 
 
 def run_sweep(
@@ -87,6 +93,7 @@ def run_sweep(
     address: str | None = None,
     tracking_uri: str | None = None,
     register: str | None = None,
+    warm_start: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Search, train the best of each arm afresh, score it once on the holdout, and compare.
@@ -98,13 +105,16 @@ def run_sweep(
         address: The Ray cluster: ``auto``, ``ray://host:port``; None starts one on this machine.
         tracking_uri: The MLflow store; None for ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db``.
         register: MLflow's registered model that the final models become versions of, one an arm; None registers none.
+        warm_start: An earlier sweep in the same folder of sweeps, on the same data and scored in the same way: its
+            trials are shown to the samplers, each arm's to its own, and count for nothing else.
         progress: Watches.
 
     Raises:
         ConfigurationError: A network of one's own cannot be imported or built.
         DataError: The panel cannot be read.
         SweepError: The name is taken, the folder cannot be written, the cluster does not answer, or this machine, which
-            is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write.
+            is the cluster, has no GPU that trials ask for; or the MLflow store will not let us write; or the earlier
+            sweep is not there, or has nothing to tell this one.
         Interrupted: Ctrl-C.
         WorkError: The work failed.
     """
@@ -117,11 +127,16 @@ def run_sweep(
     _require_access(uri, progress)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
+    past = None if warm_start is None else _past(folder.with_name(warm_start), sweep, panel)
     sweep.split(panel.num_eras)
     sweep.require_models(panel.num_features)
     with ray_cluster(address):
         manifest = Manifest.of(name, settle_lag(sweep), panel, without_password(uri))
+        if past is not None:
+            manifest = replace(manifest, warm_start=past.record)
         _create(folder, manifest)
+        if past is not None:
+            past.save(folder)
         with _sole_driver(folder):
             placed = _place(folder, manifest, panel, progress)
             del panel  # the workers' copy is the only one of this node
@@ -220,6 +235,12 @@ def _write_page(manifest: Manifest, finals: list[FinalResult], result: SweepResu
     return write_report(manifest, finals, result.trials, result.comparison, path, importances=importances)
 
 
+def _past(folder: Path, sweep: SweepConfig, panel: Panel) -> Past:
+    manifest = Manifest.load(folder)
+    rows = {arm: study.rows() for arm, study in sweep_studies(folder, manifest).items()}
+    return past_of(manifest, rows, sweep, panel.digest)
+
+
 def _require_gpus(config: SweepConfig, address: str | None) -> None:
     """A cluster may get GPUs while the sweep waits for them; this machine alone does not."""
     import ray
@@ -283,7 +304,8 @@ def _result(folder: Path, manifest: Manifest) -> SweepResult:
     trials = trials_table([row for study in studies.values() for row in study.rows()])
     comparison = comparison_table(manifest, load_finals(folder, manifest), trials)
     metric = manifest.config.trial.scoring.metric
-    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison, metric)
+    pareto = pareto_table(manifest, trials)
+    return SweepResult(manifest.name, folder, manifest.tracking_uri, trials, comparison, metric, pareto)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from alignray.errors import AlignrayError, SweepError
+from alignray.imports import load_text, module_name
 from alignray.sweep import SweepConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -73,7 +74,7 @@ def find_sweep(name: str) -> SweepConfig:
     if name in templates:
         module = _import_file(templates[name])
     elif name.endswith(".py"):
-        module = _import_file(Path(name))
+        module = _import_users_file(Path(name))
     else:
         module = _import_module(name, templates)
     sweep = getattr(module, "sweep", None)
@@ -104,6 +105,16 @@ def _import_file(path: Path) -> ModuleType:
     with _blamed_on(f"sweep {str(path)!r}: cannot be imported"):
         spec.loader.exec_module(module)
     return module
+
+
+def _import_users_file(path: Path) -> ModuleType:
+    """Under its own name where it has one, so that ``imports=(__file__,)`` means the module that is there already."""
+    name = module_name(path)
+    if not path.is_file() or name is None:
+        return _import_file(path)
+    with _blamed_on(f"sweep {str(path)!r}: cannot be read"):
+        text = path.read_text(encoding="utf-8")
+    return load_text(text, path.resolve(), name)
 
 
 def _import_module(name: str, templates: dict[str, Path]) -> ModuleType:

@@ -11,7 +11,15 @@ from alignray.report.page import (
     write_report,
 )
 from alignray.report.paired import paired_summary, paired_table, write_paired
-from alignray.report.tables import BASELINE, comparison_table, odds, trials_table, verdicts, write_comparison
+from alignray.report.tables import (
+    BASELINE,
+    comparison_table,
+    odds,
+    pareto_table,
+    trials_table,
+    verdicts,
+    write_comparison,
+)
 
 __all__ = [
     "BASELINE",
@@ -24,6 +32,7 @@ __all__ = [
     "odds_text",
     "paired_summary",
     "paired_table",
+    "pareto_table",
     "short",
     "trials_table",
     "validation_text",

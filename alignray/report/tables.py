@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from alignray.search import TrialRow
+from alignray.search import TrialRow, on_front
 from alignray.statistics import holm, mean, signed_rank
 from alignray.sweep import FinalResult, Manifest, interval
 from alignray.trial import METRICS, PARTS
@@ -26,7 +26,8 @@ _STATES = ("complete", "pruned", "failed")
 def trials_table(rows: Sequence[TrialRow]) -> pd.DataFrame:
     """One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space by dotted path.
 
-    ``seconds`` is what its epochs took, ``seconds_<part>`` the part of it that was spent on each of ``PARTS``.
+    ``seconds`` is what its epochs took, ``seconds_<part>`` the part of it that was spent on each of ``PARTS``. Where
+    several metrics are searched by, there is a column ``score.<metric>`` for each, of the trials that finished.
     """
     columns = ["arm", "number", "state", "value", "epochs", "reason"]
     records = [
@@ -34,12 +35,39 @@ def trials_table(rows: Sequence[TrialRow]) -> pd.DataFrame:
             **{key: value for key, value in asdict(row).items() if key in columns},
             "seconds": sum(row.seconds.values()),
             **{f"seconds_{part}": row.seconds.get(part, 0.0) for part in PARTS},
+            **({f"score.{metric}": score for metric, score in row.scores.items()} if len(row.scores) > 1 else {}),
             **row.values,
         }
         for row in rows
     ]
     times = ["seconds", *(f"seconds_{part}" for part in PARTS)]
     return pd.DataFrame(records) if records else pd.DataFrame(columns=[*columns, *times])
+
+
+def pareto_table(manifest: Manifest, trials: pd.DataFrame) -> pd.DataFrame | None:
+    """The finished trials that no other of their arm betters in every metric that is searched by.
+
+    Args:
+        manifest: The sweep.
+        trials: Its trials.
+
+    Returns:
+        One row a trial, by arm and the scored metric, the best first: ``arm``, ``number``, ``score.<metric>`` for each
+        metric, and its point of the space. None where one metric is searched by.
+    """
+    metrics = manifest.config.searched_metrics
+    columns = [f"score.{metric}" for metric in metrics]
+    if len(metrics) < 2:
+        return None
+    paths = [path for path in manifest.config.space.distributions if path in trials]
+    finished = trials[trials["state"] == "complete"].reindex(columns=["arm", "number", *columns, *paths])
+    directions = [METRICS[metric].direction for metric in metrics]
+    fronts = []
+    for arm in manifest.config.arms:
+        of_arm = finished[finished["arm"] == arm]
+        front = of_arm[on_front(of_arm[columns].to_numpy(float), directions)]
+        fronts.append(front.sort_values(columns[0], ascending=directions[0] < 0))
+    return pd.concat(fronts, ignore_index=True)
 
 
 def comparison_table(manifest: Manifest, finals: Sequence[FinalResult], trials: pd.DataFrame) -> pd.DataFrame:

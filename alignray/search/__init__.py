@@ -1,6 +1,7 @@
 """What is searched, and the record of it: spaces, samplers and Optuna studies."""
 
 from alignray.search.config import SearchConfig
+from alignray.search.pareto import on_front
 from alignray.search.samplers import SAMPLERS
 from alignray.search.space import Choice, Distribution, Float, Int, Space
 from alignray.search.studies import FEWEST_FOR_IMPORTANCE, ArmStudy, Proposal, TrialRow, open_studies, trial_key
@@ -17,6 +18,7 @@ __all__ = [
     "SearchConfig",
     "Space",
     "TrialRow",
+    "on_front",
     "open_studies",
     "trial_key",
 ]

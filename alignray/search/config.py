@@ -9,6 +9,7 @@ from alignray.errors import ConfigurationError
 from alignray.search.samplers import SAMPLERS
 from alignray.search.space import Space
 from alignray.search.storage import require_storage
+from alignray.trial import METRICS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,9 @@ class SearchConfig:
             cluster's size where the sweep begins: see docs/search.md.
         storage: ``postgresql://USER@HOST:PORT/DATABASE``, without the password, which PGPASSWORD or ~/.pgpass gives;
             None for the file ``optuna.journal`` in the sweep's folder.
+        metrics: Rows of ``METRICS`` that have a better and a worse, to be searched all at once; the metric of
+            ``trial.scoring`` among them, which early stopping, the scheduler and the final models go by. Empty for that
+            one alone.
         paired: Whether every configuration is trained under every arm, so that arms can be compared configuration by
             configuration: for samplers that do not learn, and a scheduler that stops none.
         grid_points: Values that ``grid`` tries of a field of numbers, evenly spaced from end to end.
@@ -38,6 +42,7 @@ class SearchConfig:
     seed: int = 0
     lag: int | None = None
     storage: str | None = None
+    metrics: tuple[str, ...] = ()
     grid_points: int = 5
     paired: bool = False
 
@@ -49,11 +54,29 @@ class SearchConfig:
         require_at_least("search.lag", self.lag, 0)
         require_storage(self.storage)
         require_at_least("search.grid_points", self.grid_points, 1)
+        self._require_metrics()
         if self.paired and SAMPLERS[self.sampler].learns:
             blind = ", ".join(name for name, sampler in SAMPLERS.items() if not sampler.learns)
             raise ConfigurationError(
                 f"search.sampler: expected one of {blind}, as search.paired asks for the same points in every arm; "
                 f"{self.sampler!r} learns from how each arm's trials end"
+            )
+
+    def _require_metrics(self) -> None:
+        for metric in self.metrics:
+            if metric not in METRICS or not METRICS[metric].direction:
+                known = ", ".join(name for name, found in METRICS.items() if found.direction)
+                raise ConfigurationError(f"search.metrics: expected some of {known}, got {metric!r}")
+        if self.metrics and (len(self.metrics) < 2 or len(set(self.metrics)) < len(self.metrics)):
+            raise ConfigurationError(
+                f"search.metrics: expected at least two, each once, or none for that of trial.scoring; got "
+                f"{', '.join(self.metrics)}"
+            )
+        if self.metrics and not SAMPLERS[self.sampler].several_metrics:
+            several = ", ".join(name for name, sampler in SAMPLERS.items() if sampler.several_metrics)
+            raise ConfigurationError(
+                f"search.sampler: expected one of {several}, as search.metrics has several; got {self.sampler!r}, "
+                "which searches by one"
             )
 
     def require_space(self, space: Space) -> None:

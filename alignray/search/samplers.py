@@ -50,6 +50,10 @@ class Sampler(ABC):
 
     learns: ClassVar[bool] = False
     """Whether proposals depend on how other trials ended."""
+    learns_from_past: ClassVar[bool] = False
+    """Whether proposals depend on the trials of an earlier search, too."""
+    several_metrics: ClassVar[bool] = True
+    """Whether it can search by several metrics at once."""
 
     def __init__(
         self,
@@ -139,7 +143,7 @@ class Grid(Sampler):
 class Learning(Sampler):
     """A sampler of Optuna, made anew for each trial, in a study that holds the history and nothing else."""
 
-    learns = True
+    learns = learns_from_past = True
     everywhere_only: ClassVar[bool] = False
     """Whether it looks only at the fields that exist at every point; it draws the others at random."""
 
@@ -158,12 +162,13 @@ class Learning(Sampler):
         return Point(values, study.get_trials(deepcopy=False)[-1].system_attrs)
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
-        if not self.everywhere_only:
-            return trial
-        # Left to itself, Optuna takes the fields that all trials so far had: their number would change on the way.
         seen = copy.copy(trial)
-        seen.params = {path: value for path, value in trial.params.items() if path in self.space.everywhere}
-        seen.distributions = {path: trial.distributions[path] for path in seen.params}
+        if len(self.directions) > 1:
+            seen.intermediate_values = {}  # of one metric alone; Optuna's TPE stops at a pruned trial that has some
+        if self.everywhere_only:
+            # Left to itself, Optuna takes the fields that all trials so far had: their number would change on the way.
+            seen.params = {path: value for path, value in trial.params.items() if path in self.space.everywhere}
+            seen.distributions = {path: trial.distributions[path] for path in seen.params}
         return seen
 
     @classmethod
@@ -196,6 +201,8 @@ class CmaEs(Learning):
     """CMA-ES over the numbers that exist at every point; the other fields are drawn at random."""
 
     everywhere_only = True
+    learns_from_past = False  # its generations are of trials that it proposed itself
+    several_metrics = False
 
     @classmethod
     def points(cls, space: Space, grid_points: int) -> int | None:  # noqa: ARG003

@@ -297,6 +297,16 @@ class Space:
                 values[path] = value
         return values
 
+    def point_in(self, values: Mapping[str, Value]) -> dict[str, Value] | None:
+        """The point that values of another space make in this one; None where a field lacks one, or has another's."""
+        point: dict[str, Value] = {}
+        for path, distribution in self.distributions.items():
+            if _holds(distribution.condition, point):
+                if path not in values or values[path] not in distribution:
+                    return None
+                point[path] = values[path]
+        return point
+
     def require_fit(self, config: Any) -> None:
         """Check that the configuration has every field of the space, and that the field takes every value.
 

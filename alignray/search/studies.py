@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import optuna
 from optuna.study import StudyDirection
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from alignray.errors import SweepError
 from alignray.search.config import SearchConfig
+from alignray.search.pareto import on_front
 from alignray.search.samplers import SAMPLERS, Sampler
 from alignray.search.space import Space, Value
 from alignray.search.storage import open_storage
@@ -76,6 +77,7 @@ class TrialRow:
         reason: Why it failed, or None.
         values: Its point of the space.
         seconds: What its epochs took, by part.
+        scores: Of a finished trial, each metric that is searched by, at its best epoch.
     """
 
     arm: str
@@ -86,6 +88,11 @@ class TrialRow:
     reason: str | None
     values: Mapping[str, Value]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def at(self, values: Mapping[str, Value]) -> TrialRow:
+        """The row with another point."""
+        return replace(self, values=values)
 
 
 class ArmStudy:
@@ -95,12 +102,26 @@ class ArmStudy:
         study: The Optuna study.
         arm: The arm.
         space: The search space.
+        metrics: The direction of each metric that is searched by, the scored one first: the score is what trials
+            report and the best is chosen by.
         sampler: Proposes.
         lag: See `SearchConfig`.
+        past: Ended trials of an earlier search, which the sampler looks at too; they are in no other way trials of
+            this one.
     """
 
-    def __init__(self, study: optuna.Study, arm: str, space: Space, sampler: Sampler, lag: int) -> None:
-        self.arm = arm
+    def __init__(
+        self,
+        study: optuna.Study,
+        arm: str,
+        space: Space,
+        metrics: Mapping[str, int],
+        sampler: Sampler,
+        lag: int,
+        past: Sequence[TrialRow] = (),
+    ) -> None:
+        self.arm, self.metrics = arm, metrics
+        self._past = [self._frozen_past(row, space) for row in past]
         self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
         self._running: dict[int, optuna.Trial] = {}
 
@@ -134,7 +155,7 @@ class ArmStudy:
     @property
     def maximises(self) -> bool:
         """Whether a higher score is better."""
-        return self._study.direction == optuna.study.StudyDirection.MAXIMIZE
+        return next(iter(self.metrics.values())) > 0
 
     @property
     def proposed(self) -> int:
@@ -150,14 +171,16 @@ class ArmStudy:
         frozen = self._study._storage.get_trial(trial._trial_id)
         if epoch in frozen.intermediate_values:
             return
-        trial.report(value, epoch)
+        # Not by Optuna's `Trial.report`, which reports nothing to a study of several metrics.
+        self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
         if seconds:
             spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
             trial.set_user_attr(_SECONDS, {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()})
 
-    def complete(self, number: int, value: float) -> None:
-        """A trial ran to its own end with that best score."""
-        self._tell(number, TrialState.COMPLETE, value)
+    def complete(self, number: int, value: float, others: Mapping[str, float] | None = None) -> None:
+        """A trial ran to its own end with that best score, and those of the other metrics that are searched by."""
+        rest = [(others or {})[metric] for metric in list(self.metrics)[1:]]
+        self._tell(number, TrialState.COMPLETE, [value, *rest])
 
     def prune(self, number: int) -> None:
         """The scheduler stopped a trial: it keeps its last recorded score, and is not taken for a finished one."""
@@ -169,12 +192,17 @@ class ArmStudy:
         self._tell(number, TrialState.FAIL)
 
     def best(self) -> Proposal | None:
-        """The finished trial with the best score; None where no trial finished."""
+        """The finished trial with the best score; None where no trial finished.
+
+        Among equals, one that is on the front of all metrics that are searched by, and of those the first.
+        """
         finished = self._frozen(states=(TrialState.COMPLETE,))
         if not finished:
             return None
         sign = 1 if self.maximises else -1
-        best = max(finished, key=lambda trial: (sign * cast("float", trial.value), -trial.number))
+        front = on_front([trial.values for trial in finished], list(self.metrics.values()))
+        candidates = [trial for trial, is_on in zip(finished, front, strict=True) if is_on]
+        best = max(candidates, key=lambda trial: (sign * trial.values[0], -trial.number))
         return Proposal(self.arm, best.number, self._values(best))
 
     def rows(self) -> list[TrialRow]:
@@ -182,7 +210,8 @@ class ArmStudy:
         rows = []
         for trial in self._frozen():
             steps = trial.intermediate_values
-            value = trial.value if trial.state == TrialState.COMPLETE else steps[max(steps)] if steps else None
+            scores = dict(zip(self.metrics, trial.values or [], strict=False))
+            value = trial.values[0] if trial.values else steps[max(steps)] if steps else None
             rows.append(
                 TrialRow(
                     arm=self.arm,
@@ -193,6 +222,7 @@ class ArmStudy:
                     reason=trial.user_attrs.get(_REASON),
                     values=self._values(trial),
                     seconds=trial.user_attrs.get(_SECONDS, {}),
+                    scores=scores,
                 )
             )
         return rows
@@ -213,12 +243,14 @@ class ArmStudy:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        found = {
-            path: evaluator.evaluate(self._study, params=[path])[path]
-            for path in self._space.distributions
-            if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
-        }
+            warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes", UserWarning)
+            evaluator, sign = optuna.importance.PedAnovaImportanceEvaluator(), -1 if self.maximises else 1
+            found = {
+                # It takes low targets for good ones.
+                path: evaluator.evaluate(self._study, params=[path], target=lambda trial: sign * trial.values[0])[path]
+                for path in self._space.distributions
+                if sum(path in trial.params for trial in finished) >= FEWEST_FOR_IMPORTANCE
+            }
         total = sum(found.values())
         return {path: share / total for path, share in found.items()} if total > 0 else {}
 
@@ -232,10 +264,20 @@ class ArmStudy:
     def _history(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """What the sampler is shown: how the earlier trials ended, and of the later ones where they are."""
         seen = len(self._seen(trials))
-        return [trial if trial.number < seen else _as_running(trial) for trial in trials]
+        return [*self._past, *(trial if trial.number < seen else _as_running(trial) for trial in trials)]
 
-    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        self._study.tell(number, value, state)
+    def _frozen_past(self, row: TrialRow, space: Space) -> FrozenTrial:
+        complete = row.state == "complete"
+        return optuna.create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            values=[row.scores[metric] for metric in self.metrics] if complete else None,
+            params=dict(row.values),
+            distributions={path: space.distributions[path].to_optuna() for path in row.values},
+            intermediate_values={} if row.value is None else {row.epochs: row.value},
+        )
+
+    def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        self._study.tell(number, values, state)
         self._running.pop(number, None)
 
     def _trial(self, number: int) -> optuna.Trial:
@@ -257,7 +299,8 @@ def open_studies(
     space: Space,
     template: Mapping[str, Value],
     config: SearchConfig,
-    direction: int,
+    metrics: Mapping[str, int],
+    past: Mapping[str, Sequence[TrialRow]] | None = None,
     create: bool = True,
 ) -> dict[str, ArmStudy]:
     """Open the studies of a sweep.
@@ -270,7 +313,8 @@ def open_studies(
         space: The search space, the same for every arm.
         template: The template's own point of the space.
         config: How it is searched.
-        direction: 1 to maximise, −1 to minimise.
+        metrics: See `ArmStudy`: 1 to maximise, −1 to minimise.
+        past: By arm, ended trials of an earlier search; see `ArmStudy`.
         create: Whether to create what is not there yet; else it is left out, and nothing is written.
 
     Returns:
@@ -283,7 +327,7 @@ def open_studies(
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(config.storage, journal)
-    directions = [StudyDirection.MAXIMIZE if direction > 0 else StudyDirection.MINIMIZE]
+    directions = [StudyDirection.MAXIMIZE if sign > 0 else StudyDirection.MINIMIZE for sign in metrics.values()]
     sampler = SAMPLERS[config.sampler](
         space,
         seed=config.seed,
@@ -292,20 +336,21 @@ def open_studies(
         grid_points=config.grid_points,
         directions=directions,
     )
+    unused = optuna.samplers.RandomSampler()  # the record proposes nothing; the default would begin to
     known = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     studies: dict[str, ArmStudy] = {}
     for arm in arms:
         name = f"{sweep}/{arm}"
         if name in known:
-            study = optuna.load_study(study_name=name, storage=storage)
+            study = optuna.load_study(study_name=name, storage=storage, sampler=unused)
             if study.user_attrs.get(_SWEEP) not in (None, sweep_id):
                 raise SweepError(f"{config.storage} holds another sweep {sweep!r} already; choose another --name")
         elif create:
-            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+            study = optuna.create_study(study_name=name, storage=storage, sampler=unused, directions=directions)
             study.set_user_attr(_SWEEP, sweep_id)
         else:
             continue
-        studies[arm] = ArmStudy(study, arm, space, sampler, config.lag or 0)
+        studies[arm] = ArmStudy(study, arm, space, metrics, sampler, config.lag or 0, (past or {}).get(arm, ()))
     return studies
 
 

@@ -18,6 +18,7 @@ from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
 from alignray.sweep.search import JOURNAL, run_search, settle_lag, sweep_studies
+from alignray.sweep.warm import Past, past_of
 
 __all__ = [
     "JOURNAL",
@@ -26,6 +27,7 @@ __all__ = [
     "FinalResult",
     "HoldoutConfig",
     "Manifest",
+    "Past",
     "Placed",
     "Progress",
     "ResourceConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "generation",
     "interval",
     "load_finals",
+    "past_of",
     "place",
     "ray_cluster",
     "read_log",

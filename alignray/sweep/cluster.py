@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own: the progress display is ours
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path means the same in every worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # as many as the searcher proposes, which knows what the cluster holds
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # Tune's snapshots are for its restore; ours is from the journal
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost worker is one line of ours, not a traceback
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no score

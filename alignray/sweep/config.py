@@ -19,6 +19,7 @@ from alignray.data import Panel, Split, datasets, open_shards
 from alignray.data.datasets.numerai import FEATURES, Part
 from alignray.data.shards.manifest import MANIFEST
 from alignray.errors import ConfigurationError, DataError
+from alignray.imports import UserCode, absolute
 from alignray.models import build_model
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
@@ -210,13 +211,13 @@ class ResourceConfig:
         cpus_per_trial: Cores, or a share of one; of a trial of several workers, each has so many.
         gpus_per_trial: GPUs, or a share of one, likewise; 0 trains on the CPU.
         workers_per_trial: Processes that train a trial together, each on its own shards of the panel.
-        max_concurrent: Trials at once; None for as many as the cluster holds.
+        max_concurrent: Trials at once; None for as many as the cluster holds, also once it has grown.
         max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
         checkpoint_every: Epochs between checkpoints.
         checkpoints_kept: The last checkpoints of a trial that stay: where one is damaged, the one before it serves.
         time_budget_s: Seconds after which the search stops; None for no limit.
-        gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold; None
-            for no limit.
+        gpu_hours: GPU-hours after which the search stops, counted as its time × the GPUs that its trials can hold at
+            its start; they hold no more later. None for no limit.
         spool_limit_mb: MB of events that wait for MLflow on disk; beyond, trials wait too.
     """
 
@@ -303,6 +304,8 @@ class SweepConfig:
         search: How the space is searched.
         scheduler: How poor trials are stopped.
         resources: What a trial runs on.
+        imports: Your own code that this names: modules, or files, ``(__file__,)`` say. It is imported on every worker,
+            and again when the sweep is gone on with, unchanged; a file becomes the module that it is called after.
     """
 
     template: str
@@ -314,8 +317,11 @@ class SweepConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     resources: ResourceConfig = field(default_factory=ResourceConfig)
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "imports", absolute(self.imports))
+        UserCode.of(self.imports).load()
         for arm in self.arms:
             if arm not in OBJECTIVES:
                 raise ConfigurationError(f"arms: expected some of {', '.join(OBJECTIVES)}, got {arm!r}")
@@ -333,6 +339,11 @@ class SweepConfig:
             )
         self.space.require_fit(self.trial)
         self.search.require_space(self.space)
+        if self.search.metrics and self.trial.scoring.metric not in self.search.metrics:
+            raise ConfigurationError(
+                f"search.metrics: expected {self.trial.scoring.metric!r} among them, which trial.scoring goes by, got "
+                f"{', '.join(self.search.metrics)}"
+            )
         if self.search.paired and self.scheduler.name != "fifo":
             raise ConfigurationError(
                 f"scheduler.name: expected fifo, as search.paired compares whole trials; got {self.scheduler.name!r}, "
@@ -354,6 +365,11 @@ class SweepConfig:
         plain = flatten(to_plain(self))
         most = _SMOKE | (_SMOKE_SYNTHETIC if self.data.source == "synthetic" else {})
         return replace_at(self, {path: min(cast("int", plain[path]), value) for path, value in most.items()})
+
+    @property
+    def searched_metrics(self) -> tuple[str, ...]:
+        """The metrics that the search goes by, the scored one first."""
+        return tuple(dict.fromkeys((self.trial.scoring.metric, *self.search.metrics)))
 
     def split(self, num_eras: int) -> Split:
         """The folds and the holdout of a panel of so many eras.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from alignray.configuration import replace_at
 from alignray.data import Panel
+from alignray.imports import UserCode
 from alignray.sweep.cluster import require_gpus
 from alignray.sweep.config import SweepConfig
 from alignray.sweep.finals import seal
@@ -62,6 +63,7 @@ def estimate(config: SweepConfig, panel: Panel) -> Estimate:
         larger=[replace_at(trial, point) for point in config.space.largest(_MEMORY)],
         device="cuda" if resources.gpus_per_trial else "cpu",
         threads=resources.threads,
+        prepare=UserCode.of(config.imports).load,
     )
     there = devices()
     gpus: list[str] = there["gpus"] if resources.gpus_per_trial else []

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignray.configuration import flatten, from_plain, replace_at, to_plain
+from alignray.imports import UserCode
 from alignray.search import Proposal
 from alignray.sweep.config import SweepConfig
 from alignray.sweep.environment import command_line
@@ -15,7 +16,7 @@ from alignray.sweep.manifest import Manifest
 from alignray.tracking import SWEEP_KEY, RunEnd, RunNote, RunStart
 from alignray.trial import TrialConfig
 
-_CONFIG, _DIGEST = "alignray.config", "alignray.data_digest"
+_CONFIG, _DIGEST, _CODE = "alignray.config", "alignray.data_digest", "alignray.code"
 _TAG_LENGTH = 5_000
 """Characters of a tag: no store of MLflow takes fewer, and a configuration has about 2,500."""
 _EXTENDED = ("search.trials", "resources.time_budget_s")
@@ -30,6 +31,10 @@ def sweep_start(manifest: Manifest) -> RunStart:
         "alignray.host": socket.gethostname(),
         "alignray.versions": " ".join(f"{name}={version}" for name, version in manifest.versions.items()),
     }
+    if manifest.code:
+        tags[_CODE] = json.dumps(manifest.code)
+    if manifest.extensions:  # MLflow keeps the params that a run began with, and refuses others
+        tags |= {f"alignray.{name}": str(params.pop(name, None)) for name in _EXTENDED}
     text = json.dumps(to_plain(manifest.config))
     for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
         tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]
@@ -42,11 +47,18 @@ def config_of_tags(tags: Mapping[str, str]) -> SweepConfig | None:
     """The configuration that the tags of a sweep's own run hold, with the digest of its data; None if they hold none.
 
     Params would not do: they are texts without types, and a space is drawn in an order that they lack.
+
+    Raises:
+        SweepError: Code of the user's own that it names is gone, or has changed since.
     """
     parts = [tags[f"{_CONFIG}.{part}"] for part in range(len(tags)) if f"{_CONFIG}.{part}" in tags]
     if not parts:
         return None
-    return replace_at(from_plain(SweepConfig, json.loads("".join(parts))), {"data.digest": tags[_DIGEST]})
+    plain = json.loads("".join(parts))
+    code = UserCode.of(plain.get("imports", []))
+    code.require(json.loads(tags.get(_CODE, "{}")), tags["alignray.sweep"])
+    code.load()
+    return replace_at(from_plain(SweepConfig, plain), {"data.digest": tags[_DIGEST]})
 
 
 def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> RunStart:

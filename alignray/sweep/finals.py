@@ -18,6 +18,7 @@ from alignray.checkpoint import Checkpoint
 from alignray.configuration import from_plain, replace_at, to_plain
 from alignray.data import Fold, Panel
 from alignray.errors import WorkError
+from alignray.imports import Carried, UserCode
 from alignray.search import ArmStudy, Proposal
 from alignray.statistics import Interval, block_bootstrap, default_block, mean
 from alignray.sweep.config import ResourceConfig
@@ -152,6 +153,7 @@ def train_finals(
     """
     import ray
 
+    code = UserCode.of(manifest.config.imports)
     train = _remote(manifest.config.resources, folder / "tune" / "workers")
     pending: dict[Any, tuple[str, str]] = {}
     for arm, study in studies.items():
@@ -167,7 +169,7 @@ def train_finals(
         manifest = manifest.with_look(arm)
         manifest.save(folder)
         home = folder / FOLDER / arm
-        pending[train(config, panel, holdout, fold, home, key, tracker, number)] = arm, key
+        pending[train(Carried(config, code), panel, holdout, fold, home, key, tracker, number)] = arm, key
     failures: list[str] = []
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -237,7 +239,7 @@ def load_final(folder: Path, arm: str) -> FinalResult:
         scores=_scores_from(stored["holdout"]),
         calibration=Calibration(**{name: np.asarray(values) for name, values in stored["calibration"].items()}),
         seconds=stored["seconds"],
-        generation=stored.get("generation", 1),
+        generation=stored["generation"],
     )
 
 
@@ -287,7 +289,7 @@ def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
 
 
 def _train_final(
-    config: TrialConfig,
+    carried: Carried[TrialConfig],
     panel: Placed,
     holdout: Placed,
     fold: Fold,
@@ -300,7 +302,7 @@ def _train_final(
     import ray
 
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    workers, log = Workers.joined(), TrialLog(home.parents[1], key)
+    config, workers, log = carried.config, Workers.joined(), TrialLog(home.parents[1], key)
     with log.watching():
         searched, seconds = panel.fetch(), dict.fromkeys(PARTS, 0.0)
         device = "cuda" if ray.get_gpu_ids() else "cpu"

@@ -16,6 +16,7 @@ from typing import Any, cast
 from alignray.configuration import from_plain, to_plain
 from alignray.data import Panel
 from alignray.errors import SweepError
+from alignray.imports import UserCode
 from alignray.sweep.config import SweepConfig
 
 _FORMAT = 1
@@ -56,6 +57,9 @@ class Manifest:
         git_commit: The commit of the working folder, marked where files differ from it; None outside git.
         holdout_looks: By arm, how often a model was scored on the holdout.
         extensions: What it was given later: trials, time.
+        warm_start: The earlier sweep whose trials its samplers look at: its ``sweep`` and ``id``, and by arm how many
+            trials it had to tell, ``trials``, and how many of its others ended, ``left_out``; None without.
+        code: The SHA-256 of each file of ``config.imports``.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Manifest:
     git_commit: str | None
     holdout_looks: dict[str, int] = field(default_factory=dict)
     extensions: tuple[Extension, ...] = ()
+    warm_start: dict[str, Any] | None = None
+    code: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, config: SweepConfig, panel: Panel, tracking_uri: str) -> Manifest:
@@ -92,6 +98,7 @@ class Manifest:
             versions=package_versions(),
             devices=devices(),
             git_commit=_git_commit(),
+            code=UserCode.of(config.imports).digests,
         )
 
     @classmethod
@@ -99,7 +106,8 @@ class Manifest:
         """Read the manifest of a sweep's folder.
 
         Raises:
-            SweepError: There is none, it cannot be read, or a newer version wrote it.
+            SweepError: There is none, it cannot be read, a newer version wrote it, or the user's own code that it names
+                is gone or has changed.
         """
         path = folder / _FILE
         try:
@@ -114,6 +122,7 @@ class Manifest:
             ) from error
         if plain.pop("format", 0) > _FORMAT:
             raise SweepError(f"{path}: written by a newer alignray; upgrade to go on with this sweep")
+        _import_code(folder.name, plain)
         return from_plain(cls, plain)
 
     def save(self, folder: Path) -> None:
@@ -157,6 +166,17 @@ class Manifest:
     def with_look(self, arm: str) -> Manifest:
         """The manifest with one more look of an arm at the holdout."""
         return replace(self, holdout_looks={**self.holdout_looks, arm: self.holdout_looks.get(arm, 0) + 1})
+
+
+def _import_code(sweep: str, plain: dict[str, Any]) -> None:
+    """Import what the configuration names, so that it can be read: the very files that the sweep began with."""
+    config, digests = plain.get("config"), plain.get("code")
+    imports = config.get("imports") if isinstance(config, dict) else None
+    if not isinstance(imports, list) or not isinstance(digests, dict):
+        return  # written by an older version, or spoilt, as reading it will say
+    code = UserCode.of([str(name) for name in imports])
+    code.require(digests, sweep)
+    code.load()
 
 
 def package_versions() -> dict[str, str]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignray.data import Fold
 from alignray.errors import WorkError
-from alignray.search import ArmStudy, Proposal, open_studies, trial_key
+from alignray.imports import Carried, UserCode
+from alignray.search import ArmStudy, Proposal, TrialRow, open_studies, trial_key
 from alignray.sweep.config import ResourceConfig, SweepConfig
 from alignray.sweep.events import run_end, trial_start
 from alignray.sweep.log import TrialLog
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed
 from alignray.sweep.progress import Progress
+from alignray.sweep.warm import load_past
 from alignray.tracking import TrackerHandle
 from alignray.trial import METRICS
 
@@ -28,10 +31,14 @@ if TYPE_CHECKING:
     from alignray.sweep.trainable import TrialContext
 
 JOURNAL = "optuna.journal"
+_ROOM_S = 1.0
+"""How long what the cluster holds is taken for what it held when it was asked."""
 
 
-def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> dict[str, ArmStudy]:
-    """The studies of a sweep, by arm: those that are there, or all of them."""
+def sweep_studies(
+    folder: Path, manifest: Manifest, *, past: Mapping[str, Sequence[TrialRow]] | None = None, create: bool = False
+) -> dict[str, ArmStudy]:
+    """The studies of a sweep, by arm: those that are there, or all of them; ``past`` is for those that go on."""
     config = manifest.config
     return open_studies(
         folder / JOURNAL,
@@ -41,7 +48,8 @@ def sweep_studies(folder: Path, manifest: Manifest, *, create: bool = False) -> 
         space=config.space,
         template=config.space.values_of(config.trial),
         config=config.search,
-        direction=METRICS[config.trial.scoring.metric].direction,
+        metrics={metric: METRICS[metric].direction for metric in config.searched_metrics},
+        past=past,
         create=create,
     )
 
@@ -87,7 +95,7 @@ def run_search(
 
     config = manifest.config
     context = TrialContext(
-        base=config.trial,
+        base=Carried(config.trial, UserCode.of(config.imports)),
         panel=panel,
         folds=folds,
         tracker=tracker,
@@ -109,7 +117,7 @@ def run_search(
         if reason:
             progress.warn(f"{proposal.key} failed: {reason}")
 
-    studies = sweep_studies(folder, manifest, create=True)
+    studies = sweep_studies(folder, manifest, past=load_past(folder), create=True)
     # A crash may have come between a study and the tracker: the tracker hears of every end again, and takes it once.
     rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
     tracker.log.remote([run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])
@@ -117,6 +125,7 @@ def run_search(
         studies,
         trials=config.search.trials,
         metric=config.trial.scoring.metric,
+        room=_room(config),
         on_start=started,
         on_setback=lambda proposal, reason: progress.warn(f"{proposal.key}: {reason}"),
         on_end=ended,
@@ -157,7 +166,6 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,  # the searcher says when it is over
-            max_concurrent_trials=_slots(config),
             time_budget_s=_time_budget(config),
             reuse_actors=config.resources.workers_per_trial == 1,
         ),
@@ -169,6 +177,22 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _room(config: SweepConfig) -> Callable[[], int]:
+    """How many trials may run at once: as the cluster grows, more; but not where GPU-hours were shared out before."""
+    at_start = _slots(config)
+    if config.resources.gpu_hours is not None:
+        return lambda: at_start
+    asked, slots = time.monotonic(), at_start
+
+    def room() -> int:
+        nonlocal asked, slots
+        if time.monotonic() - asked > _ROOM_S:
+            asked, slots = time.monotonic(), _slots(config)
+        return slots
+
+    return room
 
 
 def _slots(config: SweepConfig) -> int:

@@ -28,6 +28,7 @@ class ArmSearcher(Searcher):
         studies: The studies, by arm.
         trials: Trials of each arm.
         metric: The name of what is scored, for those who watch.
+        room: How many trials may run at once, at the time that it is called.
         on_start: Called before a trial starts.
         on_setback: Called with what a trial goes on in spite of: a lost worker, a damaged checkpoint.
         on_end: Called when a trial has ended, with its state and reason.
@@ -45,6 +46,7 @@ class ArmSearcher(Searcher):
         *,
         trials: int,
         metric: str,
+        room: Callable[[], int],
         on_start: Callable[[Proposal], None],
         on_setback: Callable[[Proposal, str], None],
         on_end: Callable[[Proposal, str, str | None], None],
@@ -53,7 +55,7 @@ class ArmSearcher(Searcher):
         max_failures: int,
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
-        self._studies, self._trials = studies, trials
+        self._studies, self._trials, self._room = studies, trials, room
         self._standing = _Standing(studies, trials, metric)
         self._on_start, self._on_end, self._on_change = on_start, on_end, on_change
         self._on_setback, self._history = on_setback, history
@@ -71,9 +73,11 @@ class ArmSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial: first those that were interrupted or lost, then one of the arm that had the fewest.
 
-        None where every arm that lacks trials waits for one to end (see `SearchConfig.lag`), or while the last trials
-        run, of which one may be lost and have to be started again. Tune asks again.
+        None where there is no room, where every arm that lacks trials waits for one to end (see `SearchConfig.lag`), or
+        while the last trials run, of which one may be lost and have to be started again. Tune asks again.
         """
+        if len(self._running) >= self._room():
+            return None
         with self._kept_failure():
             proposal = self._next()
             if isinstance(proposal, Proposal):
@@ -131,13 +135,15 @@ class ArmSearcher(Searcher):
             reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
         elif reason is None and not math.isfinite(result.get(_METRIC, math.nan)):
             reason = "it ended without a score"
+        elif reason is None and result.get("finished") and (lacking := _lacking(study, result)):
+            reason = f"it ended without a score by {', '.join(lacking)}"
         if reason is not None:
             study.fail(number, reason)
             state = "failed"
         else:
             self._report(proposal, result)
             if result.get("finished"):
-                study.complete(number, result[_METRIC])
+                study.complete(number, result[_METRIC], result.get("metrics"))
                 state = "complete"
             else:
                 study.prune(number)
@@ -236,3 +242,9 @@ class _Standing:
 
     def _beat(self, arm: str, score: float) -> None:
         self._best[arm] = self._better[arm](score, self._best.get(arm, score))
+
+
+def _lacking(study: ArmStudy, result: Mapping[str, Any]) -> list[str]:
+    """The metrics that are searched by beside the score, and that the best epoch of a trial has no number for."""
+    metrics = result.get("metrics", {})
+    return [name for name in list(study.metrics)[1:] if not math.isfinite(metrics.get(name, math.nan))]

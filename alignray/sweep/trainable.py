@@ -17,11 +17,12 @@ from alignray.checkpoint import Checkpoint, CheckpointHistory
 from alignray.configuration import replace_at
 from alignray.data import Fold
 from alignray.errors import AlignrayError, StorageError
+from alignray.imports import Carried
 from alignray.search import Proposal
 from alignray.sweep.log import TrialLog
 from alignray.sweep.placement import Placed
 from alignray.tracking import RunMetrics, TrackerHandle
-from alignray.trial import SECONDS, Trial, TrialConfig, seconds_by_part
+from alignray.trial import METRICS, SECONDS, Trial, TrialConfig, seconds_by_part
 from alignray.trial.memory import free_memory
 
 
@@ -30,7 +31,7 @@ class TrialContext:
     """What every trial of a sweep shares.
 
     Attributes:
-        base: The trial that proposals vary.
+        base: The trial that proposals vary, with the user's own code that it names.
         panel: The eras that may be searched: the holdout is not among them.
         folds: The folds.
         tracker: Receives the metrics.
@@ -41,7 +42,7 @@ class TrialContext:
         device: ``cpu`` or ``cuda``.
     """
 
-    base: TrialConfig
+    base: Carried[TrialConfig]
     panel: Placed
     folds: tuple[Fold, ...]
     tracker: TrackerHandle
@@ -53,7 +54,7 @@ class TrialContext:
 
     def trial_config(self, proposal: Proposal) -> TrialConfig:
         """The configuration of a proposed trial."""
-        return replace_at(self.base, {"objective": proposal.arm, **proposal.values})
+        return replace_at(self.base.config, {"objective": proposal.arm, **proposal.values})
 
     def history(self, key: str) -> CheckpointHistory:
         """The checkpoints of a trial."""
@@ -164,6 +165,7 @@ def begun(device: str, checkpoint: Checkpoint | None, damaged: str | None) -> st
 
 def standing(trial: Trial, metrics: Mapping[str, float], damaged: str | None) -> dict[str, Any]:
     """What Tune is told after an epoch of such metrics; see `TrialTrainable.step`."""
-    told = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told: dict[str, Any] = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told["metrics"] = {metric: trial.best[f"val/{metric}"] for metric in METRICS}
     told |= {f"{SECONDS}/{part}": taken for part, taken in seconds_by_part(metrics).items()}
     return told if damaged is None else {**told, "damaged": damaged}

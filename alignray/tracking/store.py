@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
@@ -54,3 +55,11 @@ def require_connection(uri: str) -> None:
         engine.connect().close()
     finally:
         engine.dispose()
+
+
+def drop_connections(uri: str) -> None:
+    """Let go of a database's connections: SQLite's stay read-only for good where the file was so at first."""
+    if uri.startswith(("http", "databricks")):
+        return
+    with contextlib.suppress(Exception):  # there are none where the database is away
+        MlflowClient(uri)._tracking_client.store.engine.dispose()

@@ -127,14 +127,16 @@ class Tracker:
                     self._write_some()
                     self._error = ""
                 except Exception as error:  # whatever MLflow throws, the events stay in the spool
-                    self._writer = None  # a run may have been made without our hearing of it: look for it first
+                    self._start_over()
                     self._say(one_line(error))
                     time.sleep(_RETRY_S)
 
     def _write_some(self) -> None:
+        from alignray.tracking.store import require_connection
         from alignray.tracking.writer import MlflowWriter
 
         if self._writer is None:
+            require_connection(self._target[0])
             self._writer = MlflowWriter(*self._target)
         with self._lock:
             events, offset = self._spool.pending(_BATCH)
@@ -143,6 +145,13 @@ class Tracker:
             self._refused, self._last_refusal = self._refused + 1, f"{event.key}: {why}"
         with self._lock:
             self._spool.confirm(offset)
+
+    def _start_over(self) -> None:
+        """A run may have been made without our hearing of it, and a connection may be of no use any more."""
+        from alignray.tracking.store import drop_connections
+
+        self._writer = None
+        drop_connections(self._target[0])
 
     def _say(self, error: str) -> None:
         if error != self._error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -61,6 +61,7 @@ def measure(
     larger: Sequence[TrialConfig] = (),
     device: torch.device | str = "cpu",
     threads: int = 1,
+    prepare: Callable[[], None] | None = None,
 ) -> Demand:
     """Take a few real steps of trials, in a process of its own that ends with them.
 
@@ -76,6 +77,7 @@ def measure(
         larger: Trials whose memory alone is asked for: they take two steps each.
         device: ``cpu``, ``cuda``, ….
         threads: Threads of a trial.
+        prepare: Called in that process before anything else, to import what the trials name, say.
 
     Raises:
         OutOfMemoryError: A single step takes more memory than there is.
@@ -85,7 +87,7 @@ def measure(
     free, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, None)
     timed, twice = ([_dry(config, panel, folds) for config in some] for some in (configs, larger))
     part = _around_largest(panel, max(trial.eras for trial in (*timed, *twice)))
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare) as pool:
         try:
             rates, peak = pool.submit(_measure, timed, twice, part, device, free, threads).result()
         except BrokenProcessPool:

@@ -18,6 +18,12 @@ def test_every_part_prints_its_table(capsys, monkeypatch):
         assert f"### {title}" in printed
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own
+def test_so_does_the_one_that_compiles():
+    assert "| 8 | 200 | " in training.compiled(quick=True)
+
+
 def test_plain_pytorch_trains_what_the_trainer_does(monkeypatch):
     panel = ar.datasets.synthetic(num_eras=8, rows=30, num_features=6, seed=0)
     layer = ar.SolverLayer(ar.Quadratic(1.0))

@@ -69,6 +69,14 @@ def frame(**columns: object) -> pd.DataFrame:
         (["ui", "nosuch"], ["'nosuch'", "taken"]),
         (["ui"], ["mlflow.db", "--tracking-uri"]),
         (["template", "show", "nosuch"], ["'nosuch'", "quickstart"]),
+        (["template", "new", "new.py", "--from", "nosuch"], ["'nosuch'", "quickstart", "tb200"]),
+        (["template", "new", "file", "--from", "tb200"], ["file", "Python file"]),
+        (["template", "new", "mine.py"], ["--from"]),
+        (["template", "new", "no/such/folder/mine.py", "--from", "tb200"], ["mine.py", "cannot be written"]),
+        (["template", "from-run", "abc", "mine.py"], ["mlflow.db", "--tracking-uri"]),
+        (["doctor", "nosuch"], ["'nosuch'", "taken"]),
+        (["run", "quickstart", "--set", "data.digest=abc"], ["data.digest", "expected abc", "sp500"]),
+        (["run", "quickstart", "--set", "data.source=synthetic", "--set", "data.bins=5"], ["data.bins", "synthetic"]),
         (["data", "check", "missing.parquet"], ["missing.parquet", "no such file"]),
         (["data", "synthetic", "file"], ["file: a file", "expected a folder"]),
         (["data", "synthetic", "new", "--rows", "1"], ["rows must be at least 2, got 1"]),
@@ -190,6 +198,17 @@ def test_dry_run_plans_and_writes_nothing(tmp_path: Path, capsys: pytest.Capture
     assert re.fullmatch(r"time      about \S+ (s|min) on this machine, \d+ trials at once", elapsed)
     assert measured.startswith("measured  on ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_smoke_shrinks_what_was_not_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.setattr("alignray.launch.run_sweep", lambda config, **_: found.append(config))
+    monkeypatch.setattr("alignray.cli.show.print_result", lambda _: None)
+    assert status(["run", "tb200", "--smoke", "--set", "search.trials=5"]) == 0
+    assert status(["run", "tb200", "--smoke", "--set", "data.source=own.parquet"]) == 0
+    made_up, own = found
+    assert (made_up.search.trials, made_up.holdout.eras, made_up.data.synthetic.eras) == (5, 8, 48)
+    assert (own.search.trials, own.holdout.eras) == (2, 40), "the eras that its sweep would seal stay sealed"
 
 
 def test_dry_run_for_a_cluster_whose_gpus_are_elsewhere(

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import runs_of, tiny_sweep
+from tiny_sweep import runs_of, tiny_sweep
 
 from alignray.cli.main import status
 from alignray.launch import Interrupted, audit, resume_sweep, run_sweep

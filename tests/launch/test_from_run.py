@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from conftest import runs_of
+from tiny_sweep import runs_of
 
 from alignray.cli.main import status
 from alignray.errors import SweepError

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import tiny_sweep
+from tiny_sweep import tiny_sweep
 
 import alignray as ar
 from alignray.launch import find_sweep, list_templates, sweep_source

@@ -1,8 +1,12 @@
 """Every template that comes with alignray: what it is, and that its smallest size runs from end to end."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from alignray.launch import find_sweep, list_templates, run_sweep
+from alignray.errors import SweepError
+from alignray.launch import find_sweep, list_templates, new_template, run_sweep
 from alignray.models import MODELS
 
 TEMPLATES = list(list_templates())
@@ -41,6 +45,15 @@ def test_tb200_decides_neutrally_and_is_scored_on_200_rows_at_each_end():
     trial = find_sweep("tb200").trial
     assert trial.cost.factor_neutral
     assert trial.scoring.top_bottom == 200
+
+
+def test_a_file_of_ones_own_starts_as_a_template_with_its_comments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    new_template(Path("own.py"), "tb200")
+    assert find_sweep("own.py") == replace(find_sweep("tb200"), template="own")
+    assert Path("own.py").read_text().count("#") == list_templates()["tb200"].read_text().count("#")
+    with pytest.raises(SweepError, match="is there already"):
+        new_template(Path("own.py"), "baselines")
 
 
 @pytest.mark.ray

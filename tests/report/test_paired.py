@@ -94,7 +94,7 @@ def test_paired_arms_are_given_the_same_points_however_they_score(tmp_path, samp
         space=SPACE,
         template={"cost.l1": 0.3},
         config=SearchConfig(trials=8, sampler=sampler, paired=True),
-        direction=1,
+        metrics={"score": 1},
     )
     points = {}
     for worth, (arm, study) in enumerate(studies.items()):

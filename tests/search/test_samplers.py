@@ -27,7 +27,7 @@ BLIND = [name for name in SAMPLERS if name not in LEARNING]
 
 def one(journal, *, space=SPACE, template=TEMPLATE, direction=1, **config):
     config = SearchConfig(**{"trials": 12, "initial_points": 3, "grid_points": 3, **config})
-    options = {"space": space, "template": template, "config": config, "direction": direction}
+    options = {"space": space, "template": template, "config": config, "metrics": {"score": direction}}
     return open_studies(journal, sweep="demo", sweep_id="1", arms=("aligned",), **options)["aligned"]
 
 

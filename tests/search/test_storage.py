@@ -40,7 +40,7 @@ def opened(database, tmp_path, request):
             space=SPACE,
             template={"rate": 0.01, "family": "linear"},
             config=SearchConfig(storage=url, **config),
-            direction=1,
+            metrics={"score": 1},
             create=create,
         )
 

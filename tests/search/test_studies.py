@@ -37,7 +37,7 @@ def reopen(journal, arms=ARMS, *, space=SPACE, template=TEMPLATE, direction=1, *
         space=space,
         template=template,
         config=SearchConfig(**config),
-        direction=direction,
+        metrics={"score": direction},
     )
 
 
@@ -305,7 +305,7 @@ def test_looking_writes_nothing(journal):
             space=SPACE,
             template=TEMPLATE,
             config=SearchConfig(trials=8, initial_points=8),
-            direction=1,
+            metrics={"score": 1},
             create=False,
         )
 

@@ -18,9 +18,10 @@ ARMS = ("aligned", "misaligned", "fenchel_young", "mse")
 class Sweep:
     """Real studies and a searcher on them, with all that it calls written down."""
 
-    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, **config):
+    def __init__(self, folder, *, trials=3, arms=ARMS, direction=1, max_failures=0, metrics=None, **config):
+        self.room = 100
         self.folder, self.trials, self.arms, self.direction = folder, trials, arms, direction
-        self.max_failures = max_failures
+        self.max_failures, self.metrics = max_failures, metrics or {"score": direction}
         self.config = SearchConfig(**{"trials": trials, "initial_points": 2, **config})
         self.reopen()
 
@@ -31,6 +32,7 @@ class Sweep:
             self.studies,
             trials=self.trials,
             metric="decision_corr",
+            room=lambda: self.room,
             on_start=self.on_start,
             on_end=self.on_end,
             on_change=self.snapshots.append,
@@ -48,7 +50,7 @@ class Sweep:
             space=Space({"x": Float(0.0, 1.0)}),
             template={"x": 0.5},
             config=self.config,
-            direction=self.direction,
+            metrics=self.metrics,
         )
 
     def row(self, proposal):
@@ -218,6 +220,18 @@ def test_a_trial_without_an_end_of_its_own_failed_with_a_reason(sweep, last, err
     assert sweep.open()["aligned"].best() is None
 
 
+def test_of_several_metrics_each_must_have_a_number(tmp_path):
+    sweep = Sweep(tmp_path, trials=3, arms=("mse",), metrics={"decision_corr": 1, "exposure": -1})
+    for number, metrics in enumerate([{"exposure": 2.0, "fnc": math.nan}, {"exposure": math.nan}, {}]):
+        sweep.suggest(f"t{number}")
+        last = result(3, 0.3, done=True, finished=True, metrics={"decision_corr": 0.3, **metrics})
+        sweep.searcher.on_trial_complete(f"t{number}", last)
+    rows = sweep.open()["mse"].rows()
+    assert [row.state for row in rows] == ["complete", "failed", "failed"]
+    assert rows[0].scores == {"decision_corr": 0.3, "exposure": 2.0}
+    assert rows[1].reason == "it ended without a score by exposure"
+
+
 def test_an_epoch_without_a_score_is_not_recorded(sweep):
     proposal = sweep.suggest("t")
     sweep.searcher.on_trial_result("t", result(1, math.nan))
@@ -257,6 +271,22 @@ def test_what_was_interrupted_comes_first_and_nothing_is_proposed_twice(sweep):
     assert {p.key: p.values for p in again[:3]} == {p.key: p.values for p in interrupted}
     assert sweep.suggest("more") is None
     assert {arm: len(states) for arm, states in sweep.states().items()} == dict.fromkeys(ARMS, 3)
+
+
+def test_no_more_trials_run_than_there_is_room_for_and_more_once_there_is(sweep):
+    sweep.room = 2
+    assert all(sweep.suggest(f"t{number}") for number in range(2))
+    assert sweep.searcher.suggest("t2") is None
+    sweep.searcher.on_trial_complete("t0", result(2, 0.2))
+    assert sweep.suggest("t2")
+    sweep.room = 5  # a node has joined
+    assert all(sweep.suggest(f"t{number}") for number in range(3, 6))
+    sweep.room = 3  # and has gone
+    assert sweep.searcher.suggest("t6") is None
+    sweep.reopen()  # those that were interrupted wait for room as well
+    sweep.room = 1
+    assert sweep.suggest("u0")
+    assert sweep.searcher.suggest("u1") is None
 
 
 def test_it_has_nothing_to_save(sweep, tmp_path):

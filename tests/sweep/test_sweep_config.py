@@ -243,3 +243,16 @@ def test_a_network_of_ones_own_that_is_none_is_found_before_any_trial(make_sweep
         with pytest.raises(ConfigurationError, match=complaint):
             sweep.require_models(7)
     make_sweep(space=ar.Space({"model.family": ar.Choice(("linear", "mlp"))})).require_models(7)
+
+
+@pytest.mark.parametrize("source", ["s3://key:secret@bucket/shards", "https://host/shards?token=secret"])
+def test_a_password_in_the_data_s_address_is_refused_and_not_shown(source):
+    with pytest.raises(ConfigurationError, match=r"data\.source: expected a URL without a password") as caught:
+        ar.DataConfig(source=source)
+    assert "secret" not in str(caught.value)
+    assert ar.DataConfig(source="s3://bucket/shards?versionId=3").source.endswith("=3")
+
+
+def test_the_spool_has_a_limit_above_nothing():
+    with pytest.raises(ConfigurationError, match=r"resources\.spool_limit_mb"):
+        ar.ResourceConfig(spool_limit_mb=0)

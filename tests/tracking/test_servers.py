@@ -1,4 +1,4 @@
-"""MLflow behind HTTP, with and without passwords, on SQLite and on PostgreSQL: all arrives once."""
+"""MLflow behind HTTP, with a password and without, on SQLite and on PostgreSQL."""
 
 import os
 import shutil
