@@ -100,11 +100,11 @@ def run_sweep(
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
     _require_gpus(sweep, address)
-    _require_access(uri, progress)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
     sweep.split(panel.num_eras)
     with ray_cluster(address):
+        _require_access(uri, progress)
         manifest = Manifest.of(name, sweep, panel, without_password(uri))
         _create(folder, manifest)
         with _sole_driver(folder):
@@ -143,10 +143,8 @@ def resume_sweep(
     _require_gpus(manifest.config, address)
     with _sole_driver(folder):
         uri = with_password(manifest.tracking_uri) if tracking_uri is None else resolve_tracking_uri(tracking_uri)
-        _require_access(uri, progress)
         if tracking_uri is not None:
             manifest = manifest.with_tracking(without_password(uri))
-            manifest.save(folder)
         progress.phase(f"reading {manifest.config.data.source}")
         panel = manifest.config.data.load()
         if panel.digest != manifest.data["digest"]:
@@ -155,6 +153,8 @@ def resume_sweep(
                 f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
             )
         with ray_cluster(address):
+            _require_access(uri, progress)
+            manifest.save(folder)  # once it is known that the store will do
             placed = _place(folder, manifest, panel, progress)
             del panel
             return _execute(folder, manifest, placed, uri, progress)
