@@ -16,7 +16,7 @@ def test_a_file_that_is_no_store_is_one_line_and_status_2(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_driver_that_is_missing_is_said_with_what_to_install(tmp_path):
+def test_a_database_of_an_unknown_kind_is_one_line_and_status_2(tmp_path):
     uri = "mysql+nosuchdriver://me:s3cr3t@127.0.0.1:1/db"
     done = alignray(tmp_path, "run", "quickstart", "--name", "first", "--tracking-uri", uri, *SMALL)
     assert done.returncode == 2, done.stderr
