@@ -123,14 +123,6 @@ def _outdated(folder: Path, arm: str, config: TrialConfig, tracker: TrackerHandl
     tracker.log.remote([superseded(final.key)])
     put_aside(folder, final)
     return True
-    final = load_final(folder, arm)
-    if to_plain(final.config) == to_plain(config):
-        return False
-    tracker.log.remote([superseded(final.key)])
-    aside = folder / FOLDER / _ASIDE
-    aside.mkdir(exist_ok=True)
-    home.rename(aside / f"{arm}-{final.generation}")
-    return True
 
 
 def _remote(resources: ResourceConfig, folder: Path) -> Callable[..., Any]:
