@@ -44,7 +44,7 @@ def home(tmp_path_factory):
     for command in (
         "run strengths.py --name first",
         "resume first --trials 5",
-        "run strengths.py --name warmed --warm-start first --set search.sampler=tpe --set search.paired=false",
+        "run strengths.py --name warmed --warm-start first --set search.paired=false --set search.sampler=tpe",
     ):
         done = alignray(home, *command.split(), timeout=270)
         assert done.returncode == 0, done.stderr
