@@ -27,6 +27,7 @@ def test_a_database_of_an_unknown_kind_is_one_line_and_status_2(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_a_server_that_is_down_does_not_stop_a_sweep_and_no_password_is_kept(tmp_path):
     uri = "http://me:s3cr3t-of-mine@127.0.0.1:9"
     done = alignray(tmp_path, "run", "quickstart", "--name", "first", "--tracking-uri", uri, *SMALL, timeout=900)
