@@ -53,7 +53,11 @@ def numbers(rig):
     """What a sweep found out, without the times at which it did and the looks that it took."""
     trials = {key: (trial.params, trial.value, trial.last_step) for key, trial in rig.trials().items()}
     metrics = {
-        key: {name: [(s, v) for s, _, v in h] for name, h in run["metrics"].items() if not name.startswith("time/")}
+        key: {
+            name: [(s, v) for s, _, v in h]
+            for name, h in run["metrics"].items()
+            if not name.startswith(("time/", "system/"))
+        }
         for key, run in rig.runs().items()
     }
     return trials, metrics, pd.read_csv(rig.folder / "comparison.csv").drop(columns="looks").to_csv()
