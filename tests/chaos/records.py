@@ -52,7 +52,8 @@ def numbers(rig):
         }
         for key, run in rig.runs().items()
     }
-    return trials, metrics, pd.read_csv(rig.folder / "comparison.csv").drop(columns=["looks", "core_hours", "gpu_hours"]).to_csv()
+    comparison = pd.read_csv(rig.folder / "comparison.csv")
+    return trials, metrics, comparison.drop(columns=["looks", "core_hours", "gpu_hours"]).to_csv()
 
 
 def require_untouched(before, after, keys):
