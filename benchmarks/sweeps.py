@@ -22,7 +22,7 @@ from alignray.search import SearchConfig
 from alignray.sweep import Manifest, ResourceConfig, SchedulerConfig, Silent, Snapshot, place, ray_cluster, run_search
 from alignray.sweep.trainable import TrialTrainable
 from alignray.tracking import start_tracker, wait_until_written
-from alignray.trial import Trial, TrialConfig, run_trial
+from alignray.trial import RecordingReporter, Trial, TrialConfig, run_trial
 from benchmarks import machine
 from benchmarks.markdown import table
 
@@ -236,7 +236,7 @@ def _no_trials(metrics: Mapping[str, float]) -> Any:
     class NoTraining(TrialTrainable):
         def _begin(self, config: Mapping[str, Any]) -> None:
             self._key = config["proposal"].key
-            self._trial = NoTrial(self._context.base.training.epochs, metrics)  # type: ignore[assignment]
+            self._trial = NoTrial(self._context.base.config.training.epochs, metrics)  # type: ignore[assignment]
 
     return NoTraining
 
@@ -245,7 +245,9 @@ def throughput(quick: bool) -> str:
     """Results a second from end to end, the driver's memory, and whether late trials cost more than early ones."""
     trials, epochs, block = (100, 20, 20) if quick else (1000, 20, 100)
     panel, trial, _ = _small(quick)
-    metrics = run_trial(replace(trial, training=replace(trial.training, epochs=1)), panel.cut(0, 32)).best
+    told = RecordingReporter()
+    run_trial(replace(trial, training=replace(trial.training, epochs=1)), panel.cut(0, 32), told)
+    metrics = told.history[1]
     sweep = sweep_of(
         replace(trial, training=replace(trial.training, epochs=epochs)),
         trials=trials,

@@ -132,7 +132,7 @@ class ArmSearcher(Searcher):
         study, number = self._studies[proposal.arm], proposal.number
         reason: str | None = result.get("failed")
         if error:
-            reason = "its worker was lost or raised more often than resources.max_failures allows; see tune/…/error.txt"
+            reason = "its worker was lost or raised more often than resources.max_failures allows; see alignray logs"
         elif reason is None and not math.isfinite(result.get(_METRIC, math.nan)):
             reason = "it ended without a score"
         elif reason is None and result.get("finished") and (lacking := _lacking(study, result)):
