@@ -132,16 +132,36 @@ def set_from_text(config: T, path: str, text: str) -> T:
         ConfigurationError: The path does not exist, or the text does not fit the field.
     """
     try:
-        value: Plain = json.loads(text)
-    except json.JSONDecodeError:
-        return replace_at(config, {path: text})
-    try:
-        return replace_at(config, {path: value})
+        return replace_at(config, {path: _read(text)})
     except ConfigurationError as error:
         try:
             return replace_at(config, {path: text})
         except ConfigurationError:
             raise error from None
+
+
+def set_from_texts(config: T, texts: Mapping[str, str]) -> T:
+    """The same configuration with all the values that texts mean, by dotted path; see `set_from_text`.
+
+    They are set at once: one may be allowed only with another, whichever comes first.
+
+    Raises:
+        ConfigurationError: A path does not exist, or a text does not fit its field.
+    """
+    try:
+        return replace_at(config, {path: _read(text) for path, text in texts.items()})
+    except ConfigurationError:
+        for path, text in texts.items():  # one by one, which says which of them it is
+            config = set_from_text(config, path, text)
+        return config
+
+
+def _read(text: str) -> Plain:
+    try:
+        value: Plain = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value
 
 
 def _opened(config: Any, path: str) -> Any:

@@ -22,7 +22,7 @@ from alignray.configuration import replace_at
 from alignray.data import datasets
 from alignray.launch import find_sweep, open_result, write_page
 from alignray.sweep import FinalResult, Manifest, SweepConfig, sweep_studies
-from alignray.sweep.finals import FOLDER, save_final
+from alignray.sweep.results import FOLDER, save_final
 from alignray.trial import METRICS, PARTS, Calibration, Scores
 from benchmarks.machine import described, watched
 

@@ -1,15 +1,15 @@
-"""A map of the cost strengths: every arm at the same points, none of them stopped early.
+"""A map of the cost strengths: where does alignment matter? Every arm at the same points, none of them stopped early.
 
-The network stays as it is, and all trials are initial points: what differs between two arms at one point is the
-objective, and what differs between two points of one arm is the cost that it is trained and decides under. Scores that
-are utilities are read under one reference cost.
+The network stays as it is: what differs between two arms at one point is the objective, and what differs between two
+points of one arm is the cost that it is trained and decides under. Scores that are utilities are read under one
+reference cost. The map is in ``paired.csv``, ``paired_summary.csv`` and the report.
 """
 
 import alignray as ar
 
 
 def sweep() -> ar.SweepConfig:
-    """The strengths of trading and of exposure, at random points."""
+    """The strengths of trading and of exposure, at points that fill the space evenly."""
     cost = ar.Quadratic(1.0) + ar.SoftL1(0.05, width=0.02) + ar.FactorPenalty(0.1)
     return ar.SweepConfig(
         template="cost_strengths",
@@ -28,7 +28,7 @@ def sweep() -> ar.SweepConfig:
                 "cost.factor_penalty.strength": ar.Float(0.01, 10.0, log=True),
             }
         ),
-        search=ar.SearchConfig(trials=16, initial_points=16),  # a map has the same points on every sheet
-        scheduler=ar.SchedulerConfig(name="fifo"),  # and no holes
+        search=ar.SearchConfig(trials=16, sampler="qmc", paired=True),
+        scheduler=ar.SchedulerConfig(name="fifo"),
         holdout=ar.HoldoutConfig(eras=260),
     )

@@ -6,12 +6,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from alignray.sweep import SweepConfig
 
 _STORAGE = click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
 _TRACKING = click.option(
@@ -81,21 +77,20 @@ def run(
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
     from alignray.cli.progress import watch
     from alignray.cli.show import print_estimate, print_plan, print_result
-    from alignray.configuration import replace_at
+    from alignray.configuration import set_from_texts
     from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
     from alignray.sweep import estimate
 
-    config = find_sweep(sweep)
-    config = _with_settings(config, settings)
-    if smoke:
-        config = _with_settings(config.smoke(), settings)  # what was asked for by name holds against it
     flags = {
         "search.trials": trials,
         "resources.time_budget_s": time_budget,
         "resources.gpu_hours": gpu_hours,
     }
-    config = replace_at(config, {path: value for path, value in flags.items() if value is not None})
+    asked = _asked(settings) | {path: str(value) for path, value in flags.items() if value is not None}
+    config = set_from_texts(find_sweep(sweep), asked)
+    if smoke:
+        config = set_from_texts(config.smoke(), asked)  # what was asked for by name holds against it
     if dry_run:
         panel = config.data.load()
         print_plan(config, panel)
@@ -120,16 +115,15 @@ def run(
     print_result(result)
 
 
-def _with_settings(config: SweepConfig, settings: Sequence[str]) -> SweepConfig:
-    """The sweep with the values that ``--set`` gives some of its fields."""
-    from alignray.configuration import set_from_text
-
+def _asked(settings: Sequence[str]) -> dict[str, str]:
+    """What ``--set`` asks for, by dotted path."""
+    asked = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise click.UsageError(f"--set: expected KEY=VALUE, got {setting!r}")
-        config = set_from_text(config, path, text)
-    return config
+        asked[path] = text
+    return asked
 
 
 @click.command()

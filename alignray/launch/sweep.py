@@ -124,13 +124,13 @@ def run_sweep(
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = _free_folder(Path(storage), name)
     _require_gpus(sweep, address)
-    _require_access(uri, progress)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
     past = None if warm_start is None else _past(folder.with_name(warm_start), sweep, panel)
     sweep.split(panel.num_eras)
     sweep.require_models(panel.num_features)
     with ray_cluster(address):
+        _require_access(uri, progress)
         manifest = Manifest.of(name, settle_lag(sweep), panel, without_password(uri))
         if past is not None:
             manifest = replace(manifest, warm_start=past.record)
@@ -185,7 +185,6 @@ def resume_sweep(
         if trials is not None or time_budget_s is not None:
             manifest = manifest.extended(trials, time_budget_s)
         uri = with_password(manifest.tracking_uri) if tracking_uri is None else resolve_tracking_uri(tracking_uri)
-        _require_access(uri, progress)
         if tracking_uri is not None:
             manifest = manifest.with_tracking(without_password(uri))
         progress.phase(f"reading {manifest.config.data.source}")
@@ -195,8 +194,9 @@ def resume_sweep(
                 f"sweep {name!r}: its data have changed since it began (digest {panel.digest[:12]}, "
                 f"then {manifest.data['digest'][:12]}); put the data back, or run a new sweep"
             )
-        manifest.save(folder)
         with ray_cluster(address):
+            _require_access(uri, progress)
+            manifest.save(folder)  # once it is known that the store will do
             placed = _place(folder, manifest, panel, progress)
             del panel
             return _execute(folder, manifest, placed, uri, progress, register)

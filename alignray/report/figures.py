@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from alignray.report.paired import baseline_of, paired_summary, paired_table
 from alignray.search import Distribution, Float, Int
 from alignray.statistics import Floats
 from alignray.sweep import FinalResult, Manifest
@@ -58,6 +59,8 @@ def figures(
     yield _cumulative(manifest, finals)
     yield _history(manifest, trials)
     yield from _strengths(manifest, trials)
+    if manifest.config.search.paired:
+        yield from paired_figures(manifest, trials)
     if manifest.config.space.distributions and trials["value"].notna().any():
         yield _parallel(manifest, trials)
     if any(importances.values()):
@@ -113,9 +116,38 @@ def _strengths(manifest: Manifest, trials: pd.DataFrame) -> Iterator[Figure]:
             if len(of_arm := rows[rows["arm"] == arm])
         ]
         layout = _axes(path, f"validation {metric}")
-        if distribution.log:
+        if _is_log(manifest, path):
             layout["xaxis"]["type"] = "log"
         yield Figure("Cost strengths", f"Trials by {path}.", traces, layout)
+
+
+def paired_figures(manifest: Manifest, trials: pd.DataFrame) -> Iterator[Figure]:
+    """Where in the space an arm differs from the baseline: each configuration, and the mean of each third of them."""
+    metric, baseline = manifest.config.trial.scoring.metric, baseline_of(manifest.config.arms)
+    table = paired_table(manifest, trials)
+    summary = paired_summary(manifest, table)
+    for path in dict.fromkeys(field for field in summary["field"] if field):
+        log, traces = _is_log(manifest, path), []
+        for arm in dict.fromkeys(summary["arm"]):
+            thirds = summary[(summary["field"] == path) & (summary["arm"] == arm)]
+            middles = (thirds["from"] * thirds["to"]) ** 0.5 if log else (thirds["from"] + thirds["to"]) / 2
+            above, below = thirds["high"] - thirds["difference"], thirds["difference"] - thirds["low"]
+            bars = {"type": "data", "array": _plain(above), "arrayminus": _plain(below), "thickness": 2}
+            traces.append(_points(manifest, arm, table[path], table[f"difference.{arm}"], text=[]))
+            traces.append(_line(manifest, arm, _plain(middles), thirds["difference"]) | {"error_y": bars})
+        layout = _axes(path, f"{metric}, less that of {baseline}")
+        if log:
+            layout["xaxis"]["type"] = "log"
+        caption = (
+            f"Each configuration was trained under every arm: the difference to {baseline}, by {path}. Lines join the "
+            f"means of the lower, middle and upper third, with {manifest.config.holdout.level:.0%} intervals over "
+            "configurations."
+        )
+        yield Figure("Where the arms differ", caption, traces, layout)
+
+
+def _is_log(manifest: Manifest, path: str) -> bool:
+    return bool(getattr(manifest.config.space.distributions[path], "log", False))
 
 
 def _parallel(manifest: Manifest, trials: pd.DataFrame) -> Figure:

@@ -194,7 +194,7 @@ class GaussianProcess(Learning):
     @classmethod
     def optuna_sampler(cls, seed: int) -> optuna.samplers.BaseSampler:
         """See `Learning.optuna_sampler`."""
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
 
 
 class CmaEs(Learning):
@@ -216,7 +216,7 @@ class CmaEs(Learning):
     @classmethod
     def optuna_sampler(cls, seed: int) -> optuna.samplers.BaseSampler:
         """See `Learning.optuna_sampler`."""
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

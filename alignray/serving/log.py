@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,9 +57,7 @@ def _log_model(final: FinalResult, run_id: str) -> str:
     import mlflow
 
     model = TrainedModel.load(final.model)
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # MLflow advises type hints; the signature says what they would.
-        warnings.simplefilter("ignore", UserWarning)
+    with mlflow.start_run(run_id=run_id), _without_advice():
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
@@ -67,6 +67,20 @@ def _log_model(final: FinalResult, run_id: str) -> str:
             pip_requirements=[f"alignray=={__version__}", *(f"{name}=={version(name)}" for name in _NEEDED)],
         )
     return str(logged.model_uri)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """MLflow advises type hints, which would say what the signature does, and tells that it tries the example."""
+    told = logging.getLogger("mlflow.pyfunc")
+    level = told.level
+    told.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        told.setLevel(level)
 
 
 def _register(client: MlflowClient, name: str, uri: str, run_id: str, tags: dict[str, str]) -> None:

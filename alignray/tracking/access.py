@@ -42,7 +42,7 @@ def require_access(uri: str) -> str:
 
 def _hint(uri: str, error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "install the database's driver: pip install 'alignray[postgres]' has PostgreSQL's"
+        return "install the database's driver; PostgreSQL's is in 'alignray[postgres]'"
     if uri.startswith("http"):
         return "see to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN), and to the address"
     if uri.startswith("sqlite"):

@@ -37,8 +37,10 @@ def is_refusal(error: Exception) -> bool:
 
 def is_unwelcome(error: Exception) -> bool:
     """Whether the store is there, and lets us write nothing: a wrong password, no permission, another schema."""
+    from sqlalchemy.exc import ArgumentError
+
     status = _http_status(error)
-    if status in (401, 403) or isinstance(error, StoreError | ImportError):
+    if status in (401, 403) or isinstance(error, StoreError | ImportError | ArgumentError):  # SQLAlchemy's: no dialect
         return True
     return bool(_UNWELCOME.search(str(error))) or is_refusal(error)
 

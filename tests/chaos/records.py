@@ -38,17 +38,22 @@ def require_whole(rig):
             assert (step, value) == (EPOCHS + 1, pytest.approx(row.value, rel=1e-12))
         for name in ("train/loss", "val/corr"):
             assert [step for step, _, _ in final["metrics"][name]] == list(range(1, EPOCHS + 1))
-    assert not list((rig.folder / "tune" / "checkpoints").iterdir())
+    assert not list((rig.folder / "tune" / "checkpoints").glob("*"))
 
 
 def numbers(rig):
-    """What a sweep found out, without the times at which it did and the looks that it took."""
+    """What a sweep found out, without the times that it took and its looks at the holdout."""
     trials = {key: (trial.params, trial.value, trial.last_step) for key, trial in rig.trials().items()}
     metrics = {
-        key: {name: [(s, v) for s, _, v in h] for name, h in run["metrics"].items() if not name.startswith("time/")}
+        key: {
+            name: [(s, v) for s, _, v in history]
+            for name, history in run["metrics"].items()
+            if not name.startswith(("time/", "system/"))
+        }
         for key, run in rig.runs().items()
     }
-    return trials, metrics, pd.read_csv(rig.folder / "comparison.csv").drop(columns="looks").to_csv()
+    comparison = pd.read_csv(rig.folder / "comparison.csv")
+    return trials, metrics, comparison.drop(columns=["looks", "core_hours", "gpu_hours"]).to_csv()
 
 
 def require_untouched(before, after, keys):

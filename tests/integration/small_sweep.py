@@ -46,7 +46,8 @@ class Demo:
         client = MlflowClient(self.tracking_uri)
         experiment = client.get_experiment_by_name("alignray")
         assert experiment is not None
-        (run,) = client.search_runs([experiment.experiment_id], f"tags.`mlflow.runName` = '{name}'")
+        wanted = f"tags.`mlflow.runName` = '{name}' and tags.`alignray.sweep` = 'first'"
+        (run,) = client.search_runs([experiment.experiment_id], wanted)
         return str(run.info.run_id)
 
     def alignray(self, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:

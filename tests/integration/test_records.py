@@ -38,6 +38,7 @@ def runs_of(demo):
 
 
 def histories_of(demo):
+    """What trials and final models reported; what the nodes were busy with comes when it comes."""
     from mlflow import MlflowClient
 
     client = MlflowClient(demo.tracking_uri)
@@ -45,6 +46,7 @@ def histories_of(demo):
         name: {
             metric: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, metric)]
             for metric in run.data.metrics
+            if not metric.startswith("system/")
         }
         for name, run in runs_of(demo).items()
     }
@@ -83,7 +85,8 @@ def test_the_parent_holds_the_configuration_and_the_result(demo, manifest):
     assert parent.data.params["holdout.eras"] == str(manifest.config.holdout.eras)
     assert parent.data.tags["mlflow.runName"] == "first"
     files = {file.path for file in MlflowClient(demo.tracking_uri).list_artifacts(parent.info.run_id)}
-    assert {"comparison.csv", "report.html", "manifest.json"} <= files
+    assert {"comparison.csv", "report.html", "manifest.json", "environment.json"} <= files
+    assert parent.data.tags["alignray.command"].startswith("python -m alignray run quickstart")
 
 
 def test_no_step_is_there_twice_and_none_is_missing(demo):

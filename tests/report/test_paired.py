@@ -7,6 +7,7 @@ import pytest
 
 from alignray.errors import ConfigurationError
 from alignray.report import paired_summary, paired_table, write_paired
+from alignray.report.figures import paired_figures
 from alignray.search import Choice, Float, SearchConfig, Space, open_studies
 
 ARMS = ("mse", "aligned", "misaligned")
@@ -14,7 +15,12 @@ SPACE = Space({"cost.l1": Float(0.0, 1.0), "model": Choice(("a", "b")), "depth":
 
 
 def manifest_of(arms=ARMS):
-    config = SimpleNamespace(arms=arms, space=SPACE, holdout=SimpleNamespace(level=0.9))
+    config = SimpleNamespace(
+        arms=arms,
+        space=SPACE,
+        holdout=SimpleNamespace(level=0.9),
+        trial=SimpleNamespace(scoring=SimpleNamespace(metric="corr")),
+    )
     return SimpleNamespace(config=config)
 
 
@@ -110,3 +116,17 @@ def test_paired_arms_are_given_the_same_points_however_they_score(tmp_path, samp
 def test_samplers_that_learn_are_refused(sampler):
     with pytest.raises(ConfigurationError, match=r"search\.sampler: expected one of random, qmc, grid"):
         SearchConfig(sampler=sampler, paired=True)
+
+
+def test_the_figures_show_every_configuration_and_the_means_of_the_summary():
+    manifest = manifest_of()
+    trials = trials_of(lambda arm, values: 0.1 * len(arm) * values["cost.l1"])
+    table = paired_table(manifest, trials)
+    summary = paired_summary(manifest, table).set_index(["arm", "field"])
+    drawn = {figure.layout["xaxis"]["title"]["text"]: figure for figure in paired_figures(manifest, trials)}
+    assert set(drawn) == {"cost.l1", "depth"}
+    points, means, *_ = drawn["cost.l1"].traces
+    np.testing.assert_allclose(points["x"], table["cost.l1"], rtol=1e-5)
+    np.testing.assert_allclose(points["y"], table["difference.aligned"], rtol=1e-5)
+    np.testing.assert_allclose(means["y"], summary.loc[("aligned", "cost.l1"), "difference"], rtol=1e-5)
+    assert drawn["cost.l1"].layout["yaxis"]["title"]["text"] == "corr, less that of mse"

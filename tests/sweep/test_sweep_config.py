@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import alignray as ar
-from alignray.configuration import from_plain, replace_at, set_from_text, to_plain
+from alignray.configuration import from_plain, replace_at, set_from_text, set_from_texts, to_plain
 from alignray.errors import ConfigurationError, DataError, InvalidArgumentError
 from alignray.launch import find_sweep
 from alignray.objectives import OBJECTIVES
@@ -256,3 +256,12 @@ def test_a_password_in_the_data_s_address_is_refused_and_not_shown(source):
 def test_the_spool_has_a_limit_above_nothing():
     with pytest.raises(ConfigurationError, match=r"resources\.spool_limit_mb"):
         ar.ResourceConfig(spool_limit_mb=0)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_values_that_are_allowed_only_together_are_set_together(make_sweep, turn):
+    asked = {"search.paired": "true", "search.sampler": "qmc", "scheduler.name": "fifo", "search.trials": "5"}
+    changed = set_from_texts(make_sweep(), dict(list(asked.items())[::turn]))
+    assert (changed.search.paired, changed.search.sampler, changed.search.trials) == (True, "qmc", 5)
+    with pytest.raises(ConfigurationError, match=r"search\.trials: expected an integer, got 'five'"):
+        set_from_texts(make_sweep(), {"scheduler.name": "fifo", "search.trials": "five"})

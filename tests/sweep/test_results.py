@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignray.statistics import mean
-from alignray.sweep.finals import _means
+from alignray.sweep.results import _means
 
 
 @pytest.mark.parametrize("shape", [(12,), (5, 7), (3, 4, 20)])
