@@ -9,7 +9,8 @@ from test_trainer import COST, trainer
 from alignray.costs import FactorPenalty, Quadratic, SoftL1
 from alignray.objectives import OBJECTIVES, Aligned
 from alignray.solver import SolverLayer
-from alignray.training import AnnealingConfig, Trainer
+from alignray.training import AnnealingConfig, Trainer, Workers
+from alignray.training.warm_starts import WarmStarts
 
 DUALS = "warm_starts.duals"
 EXACT = SolverLayer(Quadratic(1.0) + SoftL1(0.05) + FactorPenalty(1.0), on_failure="nan")
@@ -128,3 +129,18 @@ def test_where_there_are_no_duals_none_are_kept(options, panel):
     for epoch in range(2):
         running.run_epoch(epoch)
     assert not any(name.startswith("warm_starts") for name in running.state())
+
+
+def test_a_worker_sends_the_duals_of_its_own_eras_and_may_have_none(panel, monkeypatch):
+    sent = []
+    monkeypatch.setattr(Workers, "max", lambda self, value, device: max(value, 5.0))
+    monkeypatch.setattr(Workers, "sum", lambda self, values: sent.append(values) or values)
+    cpu = torch.device("cpu")
+    for rank in (0, 1):
+        starts = WarmStarts(2, panel, [3, 1, 2], Workers(rank, 2))  # one shard: dealt out era by era
+        starts.exchange(cpu)
+        assert not sent[-1].any()
+        batch = panel.batch([2] if rank == 0 else [3, 1])
+        starts.keep(batch.eras, EXACT(torch.stack([batch.target, -batch.target]), batch.factors, batch.mask))
+        starts.exchange(cpu)
+        assert sent[-1].any(-1).tolist() == [[rank == 1, rank == 0, rank == 1]] * 2
