@@ -19,7 +19,7 @@ from alignray.costs import Factors
 from alignray.data import Panel, code_moments
 from alignray.models import ModelConfig, build_model
 from alignray.objectives import Objective, objective
-from alignray.training import Members, OptimiserConfig, Trainer, TrainingConfig
+from alignray.training import Members, Trainer, TrainingConfig
 from benchmarks import machine
 from benchmarks.markdown import table
 
@@ -38,15 +38,18 @@ class GivenGradient(Objective):
         F: Tensor | Factors | None = None,  # noqa: ARG002
         mask: Tensor | None = None,  # noqa: ARG002
         previous: Tensor | None = None,  # noqa: ARG002
+        warm: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, None]:
         """``p · y`` ``[R, B]``, whose gradient is y."""
         return (p * y).sum(-1), None
 
 
-def trainer(panel: Panel, seeds: Sequence[int], arm: Objective, eras_per_batch: int) -> Trainer:
+def trainer(
+    panel: Panel, seeds: Sequence[int], arm: Objective, eras_per_batch: int, warm_starts: bool = True
+) -> Trainer:
     """A trainer of the default network on all eras of a panel."""
     members = Members(ModelConfig(), panel.num_features, tuple(seeds), _CPU)
-    config = TrainingConfig(eras_per_batch=eras_per_batch, warmup_epochs=0, optimiser=OptimiserConfig())
+    config = TrainingConfig(eras_per_batch=eras_per_batch, warmup_epochs=0, warm_starts=warm_starts)
     return Trainer(config, members, arm, panel, range(panel.num_eras), seed=0)
 
 
@@ -169,20 +172,25 @@ def compiled(quick: bool) -> str:
 
 
 def shares(quick: bool) -> str:
-    """Where the time of an epoch goes, by epoch."""
-    eras, rows, d, epochs = (4, 500, 60, 2) if quick else (16, 5000, 420, 4)
+    """Where the time of an epoch goes, by epoch, and what warm starts save of it."""
+    eras, rows, d, epochs = (8, 500, 60, 2) if quick else (24, 5000, 420, 8)
     panel = ar.datasets.synthetic(num_eras=eras, rows=rows, num_features=d, seed=0)
-    running = trainer(panel, [0], objective("aligned", ar.SolverLayer(_EXACT, on_failure="nan")), eras_per_batch=1)
+    arm = objective("aligned", ar.SolverLayer(_EXACT, on_failure="nan"))
     lines = []
-    for epoch in range(epochs):
-        stats = running.run_epoch(epoch)
-        rest = stats.seconds - stats.solver_seconds - stats.loader_seconds
-        parts = (stats.solver_seconds, stats.loader_seconds, rest)
-        lines.append([str(epoch), f"{stats.seconds:.2f}", *(f"{part / stats.seconds:.1%}" for part in parts)])
+    for eras_per_batch in (1, 8):
+        cold, warm = (trainer(panel, [0], arm, eras_per_batch, warm_starts) for warm_starts in (False, True))
+        for epoch in range(epochs):
+            unaided, stats = cold.run_epoch(epoch), warm.run_epoch(epoch)
+            rest = stats.seconds - stats.solver_seconds - stats.loader_seconds
+            shares = (part / stats.seconds for part in (stats.solver_seconds, stats.loader_seconds, rest))
+            of_cold = stats.solver_seconds / unaided.solver_seconds
+            cells = [f"{stats.seconds:.2f}", *(f"{share:.1%}" for share in shares), f"**{of_cold:.2f}**"]
+            lines.append([str(eras_per_batch), str(epoch), *cells])
+    columns = ["eras a step", "epoch", "s", "solver", "waiting for data", "network and optimiser", "solver, of cold"]
     return (
         f"### Where an epoch's time goes\n\n{eras} eras of {rows:,} × {d}, all features also factors, exact L1, one "
-        "member of the default network, one era a step.\n\n"
-        + table(["epoch", "s", "solver", "waiting for data", "network and optimiser"], lines)
+        "member of the default network. The last column is the solver's time as a share of what it takes where every "
+        "solve starts cold, the epochs of both taken in turn.\n\n" + table(columns, lines)
     )
 
 

@@ -136,7 +136,8 @@ def reuse(
     steps, parts = _require_rising(steps), []
     for part in order.split(training.eras_per_batch)[:batches]:
         chosen = [eras[index] for index in part.tolist()]
-        alone = replace(training, warmup_epochs=0, eras_per_batch=len(chosen))  # so that an epoch is one step
+        # So that an epoch is one step, on eras of which a state's warm starts know no more.
+        alone = replace(training, warmup_epochs=0, eras_per_batch=len(chosen), warm_starts=False)
         trainer = Trainer(alone, copy.deepcopy(members), objective, panel, chosen, seed=seed)
         if state is not None:
             trainer.load(state)

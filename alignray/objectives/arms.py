@@ -44,10 +44,11 @@ class Aligned(Objective):
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
+        warm: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
         y = targets(p, y, F, mask, previous)
-        solution = self.layer(p, F, mask, previous=previous)
+        solution = self.layer(p, F, mask, warm, previous)
         if _rests_are_learned(self.layer, previous):
             q = solution.q
             return self.layer.cost.finite_part(q, F, mask, previous) - (y * q).sum(-1), solution
@@ -79,11 +80,12 @@ class FenchelYoung(Objective):
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
+        warm: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
         y = targets(p, y, F, mask, previous)
         with torch.set_grad_enabled(torch.is_grad_enabled() and _rests_are_learned(self.layer, previous)):
-            solution = self.layer(p, F, mask, previous=previous)
+            solution = self.layer(p, F, mask, warm, previous)
         # By the envelope theorem ∇C*(p) is q(p), so q is held; q(y) moves with the strengths alone.
         best = self.layer(y, F, mask, previous=previous).q
         p, cost = known(p, mask), self.layer.cost.finite_part
@@ -103,6 +105,7 @@ class Mse(Objective):
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
+        warm: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`."""
         y = targets(p, y, F, mask, previous)

@@ -44,6 +44,7 @@ class Objective(ABC):
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
+        warm: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """The loss, and the solve behind it.
 
@@ -53,6 +54,8 @@ class Objective(ABC):
             F: Factors ``[..., n, k]``, or None.
             mask: Rows that count ``[..., n]``, or None for all.
             previous: The previous decision ``[..., n]``, for a cost with `Turnover`; None for nothing held.
+            warm: The duals of an earlier solution at about this p ``[..., c]``, where the solve at p starts; see
+                `SolverLayer.forward`. They change the result within the solver's tolerance alone.
 
         Returns:
             The loss of each era ``[...]``, and the solution at p (None where the objective needs none).

@@ -49,6 +49,7 @@ class DecisionLoss(Objective):
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
+        warm: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """See `Objective.evaluate`.
 
@@ -56,7 +57,7 @@ class DecisionLoss(Objective):
             InvalidArgumentError: Also, what the function returned is no loss of each era.
         """
         y = targets(p, y, F, mask, previous)
-        solution = self.layer(p, F, mask, previous=previous)
+        solution = self.layer(p, F, mask, warm, previous)
         rows = torch.ones((), dtype=torch.bool, device=y.device) if mask is None else mask
         q, y, rows = torch.broadcast_tensors(solution.q, y, rows)
         return _of_each_era(self._loss(q, y, rows), q.shape[:-1]), solution

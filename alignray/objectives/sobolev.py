@@ -55,9 +55,10 @@ class Sobolev(Objective):
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
         previous: Tensor | None = None,
+        warm: Tensor | None = None,
     ) -> tuple[Tensor, Solution | None]:
         """The arm's loss with the penalty, and the arm's solution; see `Objective.evaluate`."""
-        loss, solution = self.arm.evaluate(p, y, F, mask, previous)
+        loss, solution = self.arm.evaluate(p, y, F, mask, previous, warm)
         held = {} if previous is None else {"previous": previous}
         batch = batch_with_strengths(batch_shape(F, mask, p=p, y=y, **held), self.layer.cost.strengths, p.device)
         v = torch.randn(*batch, p.shape[-1], generator=self._generator, dtype=p.dtype).to(p.device)

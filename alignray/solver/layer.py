@@ -83,7 +83,7 @@ class SolverLayer(nn.Module):
         p: Tensor,
         F: Tensor | Factors | None = None,
         mask: Tensor | None = None,
-        warm: Solution | None = None,
+        warm: Solution | Tensor | None = None,
         previous: Tensor | None = None,
     ) -> Solution:
         """Solve a batch of eras.
@@ -92,7 +92,8 @@ class SolverLayer(nn.Module):
             p: Predictions ``[..., n]``, float32 or float64.
             F: Factors ``[..., n, k]`` (its batch axes may be fewer than those of p), or None.
             mask: Rows that exist, bool ``[..., n]``, or None for all. The others get q = 0 and pass no gradient.
-            warm: An earlier solution to start from; elements of it that are not finite start cold.
+            warm: An earlier solution to start from, or its duals ``[..., c]``. Elements of them that are 0, or not
+                finite, start cold.
             previous: The decision before this one ``[..., n]``, for `Turnover`; None for nothing held.
 
         Returns:
@@ -104,12 +105,12 @@ class SolverLayer(nn.Module):
             UnconvergedError: A solve did not converge and ``on_failure`` is ``"raise"``; in the backward pass too.
         """
         problem = Problem.of(self.cost, p, F, mask, previous)
-        if not isinstance(warm, Solution | None):
-            raise InvalidArgumentError(f"warm: expected a Solution, got {type(warm).__name__}")
+        if not isinstance(warm, Solution | Tensor | None):
+            raise InvalidArgumentError(f"warm: expected a Solution, or its dual, got {type(warm).__name__}")
         if self._reference is not None:
             solution = self._solve_reference(self._reference, problem)
         else:
-            solution = self._solve_native(problem, warm)
+            solution = self._solve_native(problem, warm.dual if isinstance(warm, Solution) else warm)
         return self._certify(solution, p.dtype)
 
     def with_cost(self, cost: Cost | Term) -> SolverLayer:
@@ -131,7 +132,7 @@ class SolverLayer(nn.Module):
         """The options that differ from layer to layer."""
         return f"{self.cost.strengths}, backend={self.backend!r}, tol={self.tol}"
 
-    def _solve_native(self, problem: Problem, warm: Solution | None) -> Solution:
+    def _solve_native(self, problem: Problem, warm: Tensor | None) -> Solution:
         start = None if warm is None else _start(problem, warm)
         with torch.no_grad():
             solve = NativeSolve.of(problem, tol=self.tol, max_iter=self.max_iter, start=start)
@@ -223,19 +224,20 @@ class _Coupled(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def _start(problem: Problem, warm: Solution) -> Tensor | None:
+def _start(problem: Problem, warm: Tensor) -> Tensor | None:
     """The duals of an earlier solution as ``[..., c]`` of this problem; 0, a cold start, where not finite."""
-    if warm.dual is None or not problem.num_duals:
+    if not problem.num_duals:
         return None
     shape = (*problem.batch, problem.num_duals)
-    dual = warm.dual.detach().to(problem.p)
+    dual = warm.detach().to(problem.p)
     try:
         dual = dual.expand(shape) if dual.shape[-1] == shape[-1] else dual.expand(0)
     except RuntimeError:
         raise InvalidArgumentError(
             f"warm: expected a solution with duals of shape {list(shape)}, got {list(dual.shape)}"
         ) from None
-    return torch.where(dual.isfinite().all(-1, keepdim=True), dual, 0.0)
+    start = torch.where(dual.isfinite().all(-1, keepdim=True), dual, 0.0)
+    return start if bool(start.any()) else None  # where all start cold, it saves a pass over F
 
 
 def _indices(failed: Tensor) -> str:

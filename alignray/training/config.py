@@ -59,6 +59,8 @@ class TrainingConfig:
             warm-up goes without.
         optimiser: The optimiser.
         averaging: Which average of the weights is scored and kept.
+        warm_starts: Whether the solves of an era start from the duals that they ended with an epoch before. They are
+            kept for every era and member: 4 bytes each of a dual for every factor, in memory and in checkpoints.
         precision: What the network computes in while it is trained. ``bfloat16`` and ``float16`` are autocast, on a
             GPU; the objective and the solver keep their own precision, and members are scored in float32.
     """
@@ -73,6 +75,7 @@ class TrainingConfig:
     sobolev: float = 0.0
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    warm_starts: bool = True
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:

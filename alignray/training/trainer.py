@@ -16,10 +16,12 @@ from torch import Tensor
 from alignray.data import Batch, Loader, Panel
 from alignray.errors import InvalidArgumentError, TrainingError
 from alignray.objectives import Mse, Objective, Sobolev
+from alignray.solver import Solution
 from alignray.training.averaging import Average
 from alignray.training.config import TrainingConfig
 from alignray.training.members import Members
 from alignray.training.optimiser import MemberOptimiser
+from alignray.training.warm_starts import WarmStarts
 from alignray.training.workers import ALONE, Workers
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -99,6 +101,7 @@ class Trainer:
         self._workers = workers
         self._eras = torch.as_tensor(eras)
         self._warmup = Mse(objective.layer)
+        self._warm_starts = WarmStarts(len(members), panel, eras, workers) if config.warm_starts else None
         if config.precision != "float32" and members.device.type != "cuda":
             raise InvalidArgumentError(
                 f"training.precision: expected float32 on {members.device.type}, got {config.precision}, for GPUs"
@@ -131,6 +134,8 @@ class Trainer:
                     self._backward(objective, next(batches), step.size, sums, seed, lost)
             self._sum_up(lost, f"epoch {epoch}, step {number}")
             self._take_step(epoch * len(steps) + number, len(steps))
+        if self._warm_starts is not None:
+            self._warm_starts.exchange(self.members.device)
         total, counted, unconverged = self._workers.sum(
             torch.tensor([sums.loss, sums.count, sums.unconverged], dtype=torch.float64, device=self.members.device)
         ).tolist()
@@ -159,10 +164,12 @@ class Trainer:
         return self.members.of(self._average.mean)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that changes from epoch to epoch: the parameters, the optimiser's state, the average."""
+        """Everything that changes from epoch to epoch: the parameters, the optimiser's state, averages, warm starts."""
         parts = {"members": self.members.state(), "optimiser": self._optimiser.state()}
         if self._average is not None:
             parts["average"] = self._average.state()
+        if self._warm_starts is not None:
+            parts["warm_starts"] = self._warm_starts.state()
         return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -175,6 +182,8 @@ class Trainer:
         self._optimiser.load(part("optimiser."))
         if self._average is not None:
             self._average.load(part("average."))
+        if self._warm_starts is not None:
+            self._warm_starts.load(part("warm_starts."))
 
     def _objective_in(self, epoch: int) -> Objective:
         config, objective = self._config, self._objective
@@ -227,8 +236,10 @@ class Trainer:
             alive = finite.all(-1)
             given = torch.where(alive[:, None, None], given, 0.0)
         solving = time.monotonic()
-        loss, gradient, worst = _loss_gradient(objective, given, batch)
+        loss, gradient, solution = _loss_gradient(objective, given, batch, self._warm_starts)
         sums.solver_seconds += time.monotonic() - solving
+        if solution is not None:
+            sums.residual = max(sums.residual, float(solution.residual.max()))
         counted = batch.mask.any(-1) & alive[:, None]  # an era without targets has no loss to count
         if not (_all_finite(loss) and _all_finite(gradient)):
             good = loss.isfinite() & gradient.isfinite().all(-1)
@@ -237,7 +248,6 @@ class Trainer:
             loss, gradient = torch.where(good, loss, 0.0), torch.where(good.unsqueeze(-1), gradient, 0.0)
         sums.loss += float((loss * counted).sum())
         sums.count += int(counted.sum())
-        sums.residual = max(sums.residual, worst)
         # Each member's loss is its own mean over the step: the sum over members keeps their gradients apart.
         p.backward(self._optimiser.scale(gradient / size).to(p.dtype))
 
@@ -314,14 +324,18 @@ class _Sums:
     solver_seconds: float = 0.0
 
 
-def _loss_gradient(objective: Objective, p: Tensor, batch: Batch) -> tuple[Tensor, Tensor, float]:
-    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the largest KKT residual."""
+def _loss_gradient(
+    objective: Objective, p: Tensor, batch: Batch, warm_starts: WarmStarts | None
+) -> tuple[Tensor, Tensor, Solution | None]:
+    """The loss a row ``[R, B]``, its gradient in p ``[R, B, n]``, and the solution, which goes to the warm starts."""
     p = p.requires_grad_()
-    loss, solution = objective.evaluate(p, batch.target, batch.factors, batch.mask)
+    warm = None if warm_starts is None else warm_starts.of(batch.eras)
+    loss, solution = objective.evaluate(p, batch.target, batch.factors, batch.mask, warm=warm)
     share = 1 / batch.mask.sum(-1).clamp(min=1)
     (gradient,) = torch.autograd.grad(loss, p, share.expand_as(loss))
-    residual = 0.0 if solution is None else float(solution.residual.max())
-    return loss.detach() * share, gradient, residual
+    if warm_starts is not None:
+        warm_starts.keep(batch.eras, solution)
+    return loss.detach() * share, gradient, solution
 
 
 def _all_finite(values: Tensor) -> bool:

@@ -144,7 +144,12 @@ def _dry(config: TrialConfig, panel: Panel, folds: Sequence[Fold]) -> _Dry:
         # Utility alone has a value in every era whose solve converged: an untrained network may decide nothing.
         scoring=replace(config.scoring, metric="utility"),
         training=replace(
-            training, epochs=_MANY_EPOCHS, warmup_epochs=0, annealing=AnnealingConfig(), averaging=averaging
+            training,
+            epochs=_MANY_EPOCHS,
+            warmup_epochs=0,
+            annealing=AnnealingConfig(),
+            averaging=averaging,
+            warm_starts=False,  # a step on the eras of the one before would have better ones than an epoch ever has
         ),
         diagnostics=None if diagnostics is None else replace(diagnostics, every=1),
     )

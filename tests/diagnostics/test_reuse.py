@@ -95,7 +95,7 @@ def test_a_function_of_the_users_own_has_a_sample_alone():
     class Tripled(Mse):
         name = "tripled"
 
-        def evaluate(self, p, y, F=None, mask=None, previous=None):
+        def evaluate(self, p, y, F=None, mask=None, previous=None, warm=None):
             loss, solution = super().evaluate(p, y, F, mask, previous)
             return 3 * loss, solution
 

@@ -32,7 +32,7 @@ class Huber(Mse):
 
     name: ClassVar[str] = "huber"
 
-    def evaluate(self, p, y, F=None, mask=None, previous=None):
+    def evaluate(self, p, y, F=None, mask=None, previous=None, warm=None):
         p, y = (torch.where(mask, value, 0.0) if mask is not None else value for value in (p, y))
         return torch.nn.functional.huber_loss(p, torch.nan_to_num(y).expand_as(p), reduction="none").sum(-1), None
 

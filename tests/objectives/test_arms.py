@@ -147,6 +147,20 @@ def test_members_share_targets_and_factors(arm, name, device):
         torch.testing.assert_close(loss[member], arm(case.p[member], case.y[0], case.F[0]))
 
 
+@pytest.mark.parametrize("sobolev", [0.0, 0.1])
+@arms
+def test_a_warm_start_saves_the_steps_of_the_solve_and_changes_nothing_else(arm, sobolev, device):
+    case = instance(5, 40, 6, 3, 2, scale=2.0, device=device)
+    layer = SolverLayer(COSTS["every penalty"])
+    p, y, F = case.p.requires_grad_(), case.y[0], case.F[0]
+    found = []
+    for start in (None, layer(p, F).dual):
+        loss, solution = objective(arm, layer, sobolev=sobolev).evaluate(p, y, F, warm=start)
+        found += [loss, *torch.autograd.grad(loss.sum(), p)]
+        assert solution is None or (solution.iterations.sum() > 0) == (start is None)
+    torch.testing.assert_close(found[2:], found[:2], rtol=1e-6, atol=1e-7)
+
+
 @arms
 def test_an_era_whose_solve_failed_has_no_loss_and_no_gradient(arm):
     """FenchelYoung's gradient needs both decisions, so it is NaN there; nowhere does it reach another era."""

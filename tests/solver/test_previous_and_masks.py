@@ -389,8 +389,20 @@ class TestWarmStarts:
         with pytest.raises(InvalidArgumentError, match=message.format(3, 2)):
             without(case.p, case.F, warm=without(case.p, case.F[..., :2]))
 
+    def test_from_the_duals_alone(self):
+        case = instance(0, 60, 8, 4, scale=2.0)
+        layer = SolverLayer(PLAIN)
+        earlier, cold = layer(case.p + 1e-2 * case.y, case.F), layer(case.p, case.F)
+        warm, found = (layer(case.p, case.F, warm=start) for start in (earlier, earlier.dual))
+        assert found.q.equal(warm.q)
+        assert found.iterations.sum() < cold.iterations.sum()
+        for start in (torch.zeros_like(earlier.dual), torch.full_like(earlier.dual, torch.nan)):
+            found = layer(case.p, case.F, warm=start)
+            assert found.q.equal(cold.q)
+            assert found.iterations.equal(cold.iterations)
+
     def test_of_no_solution_is_named(self):
-        with pytest.raises(InvalidArgumentError, match="warm: expected a Solution, got str"):
+        with pytest.raises(InvalidArgumentError, match="warm: expected a Solution, or its dual, got str"):
             SolverLayer(Quadratic(1.0))(torch.ones(3), warm="nu")
 
     def test_without_duals_is_a_cold_start(self):

@@ -76,9 +76,9 @@ def trained_with(running: Trainer, epoch: int, monkeypatch) -> Objective:
     seen: list[Objective] = []
     kind = type(running._objective)
 
-    def recording(self, *arguments):
+    def recording(self, *arguments, **options):
         seen.append(self)
-        return evaluate(self, *arguments)
+        return evaluate(self, *arguments, **options)
 
     evaluate = kind.evaluate
     with monkeypatch.context() as patch:

@@ -142,7 +142,7 @@ def test_warmup_epochs_minimise_mse(panel):
 class LosesAnEra(Mse):
     """Has neither a loss nor a gradient for the first era of each batch."""
 
-    def evaluate(self, p, y, F=None, mask=None):
+    def evaluate(self, p, y, F=None, mask=None, previous=None, warm=None):
         loss, _ = super().evaluate(p, y, F, mask)
         lost = torch.zeros_like(loss)
         lost[:, 0] = torch.nan
@@ -152,7 +152,7 @@ class LosesAnEra(Mse):
 class LosesAGradient(Mse):
     """Has a loss for the first era of each batch, but no gradient."""
 
-    def evaluate(self, p, y, F=None, mask=None):
+    def evaluate(self, p, y, F=None, mask=None, previous=None, warm=None):
         loss, _ = super().evaluate(p, y, F, mask)
         slope = torch.ones_like(loss)
         slope[:, 0] = torch.nan

@@ -140,6 +140,20 @@ def check_every_interruption(trial_config: TrialConfig, panel: Panel, tmp_path: 
             assert resumed.best_members(fold)(X).equal(whole.best_members(fold)(X))
 
 
+def test_a_checkpoint_holds_the_warm_starts_of_every_fold(panel, tmp_path):
+    trial = Trial(config(), panel)
+    trial.step()  # the warm-up needs no solve
+    assert not any("warm_starts" in name for name in trial.checkpoint().tensors)
+    trial.step()
+    trial.checkpoint().save(tmp_path / "2")
+    tensors = Checkpoint.load(tmp_path / "2").tensors
+    for fold, trainer in enumerate(trial._trainers):
+        duals = tensors[f"fold{fold}.warm_starts.duals"]
+        assert duals.shape == (2, len(trial._folds[fold].train), panel.num_factors)
+        assert duals.equal(trainer.state()["warm_starts.duals"])
+        assert duals.any(-1).all()
+
+
 def test_a_trial_that_went_on_is_set_back_by_an_earlier_checkpoint(panel):
     trial = Trial(config(), panel)
     trial.step()
