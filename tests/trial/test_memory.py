@@ -93,14 +93,17 @@ def test_a_trial_that_needs_too_much_ends_in_words_and_the_next_one_runs():
 def test_a_sweeps_worker_fails_the_trial_and_goes_on_with_the_next():
     first, freed, second = in_little_memory(
         """
+        import tempfile
         from alignray.checkpoint import CheckpointHistory
         from alignray.search import Proposal
+        from alignray.sweep.log import TrialLog
         from alignray.sweep.trainable import TrialTrainable
 
         class Context:
             threads, device, folds = 1, "cpu", None
             panel = type("Placed", (), {"fetch": lambda self: panel})()
             history = lambda self, key: CheckpointHistory(Path("/nonexistent"), 2)
+            log = lambda self, key: TrialLog(Path(tempfile.mkdtemp()), key)
             keep = lambda *given: None
             trial_config = lambda self, proposal: config(model=ModelConfig(**proposal.values))
 

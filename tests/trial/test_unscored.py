@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -16,11 +14,10 @@ from alignray.costs import FactorPenalty, Quadratic, SoftL1
 from alignray.data import Fold, Panel
 from alignray.errors import TrainingError
 from alignray.models import ModelConfig
-from alignray.report import comparison_table
 from alignray.solver import SolverLayer
-from alignray.sweep import FinalResult
 from alignray.training import Members, TrainingConfig
 from alignray.trial import METRICS, Scores, ScoringConfig, Trial, TrialConfig, Unscored, score
+from alignray.trial.unscored import by_name
 
 COST = Quadratic(1.0) + SoftL1(0.1, width=0.1) + FactorPenalty(0.05)
 OF_Q = ("decision_corr", "decision_sharpe", "exposure", "active")
@@ -193,18 +190,9 @@ def test_a_sharpe_ratio_of_one_era_is_told_apart(panel):
         trial.step()
 
 
-def test_a_comparison_counts_them(panel, tmp_path):
-    whole = scores_of(panel)
+def test_a_comparison_s_columns_count_them(panel):
+    assert by_name(scores_of(panel).unscored("corr")) == {"unscored": 0}
     part = scores_of(with_targets(panel, {1: np.nan}), top_bottom=40)
-    validation = {f"val/{metric}": 0.0 for metric in METRICS}
-    finals = [
-        FinalResult(arm, config(), tmp_path, validation, 1, scores)
-        for arm, scores in (("aligned", whole), ("mse", part))
-    ]
-    holdout = SimpleNamespace(level=0.95, members=2)
-    manifest = SimpleNamespace(config=SimpleNamespace(holdout=holdout), holdout_looks={})
-    table = comparison_table(manifest, finals, pd.DataFrame({"arm": [], "state": []})).set_index(["arm", "metric"])
-    counts = table[["unscored", "unscored_no_targets", "unscored_too_few_rows"]]
-    assert (counts.loc["aligned"] == 0).all(axis=None)
-    assert counts.loc[("mse", "decision_corr")].tolist() == [12, 2, 10]
-    assert counts.loc[("mse", "corr")].tolist() == [2, 2, 0]
+    counts = {"unscored": 12, "unscored_no_targets": 2, "unscored_too_few_rows": 10}
+    assert by_name(part.unscored("decision_corr")) == counts
+    assert by_name(part.unscored("corr")) == {"unscored": 2, "unscored_no_targets": 2}
