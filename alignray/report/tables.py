@@ -195,4 +195,7 @@ def _verdict(row: Any, metric: str) -> str:
     if not low * high > 0:
         return f"{row['arm']} and {BASELINE} are not told apart by {metric} on the holdout: {bounds}{won}."
     better = "better" if direction * row["difference"] > 0 else "worse"
+    if row["p_holm"] > 1 - row["level"]:  # an interval knows nothing of the other arms
+        doubt = f"but p is {row['p_holm']:.2g} for as many arms as were compared"
+        return f"{row['arm']} may be {better} than {BASELINE} by {metric} on the holdout: {bounds}{won}, {doubt}."
     return f"{row['arm']} is {better} than {BASELINE} by {metric} on the holdout: {bounds}{won}."

@@ -87,6 +87,22 @@ def test_every_number_of_the_csv_is_in_its_cell(page, comparison):
         assert f"<li>{verdict}</li>" in page
 
 
+@pytest.mark.parametrize(
+    ("low", "p", "says"),
+    [
+        (-0.1, 0.2, "aligned and mse are not told apart"),
+        (0.1, 0.2, "aligned may be better"),
+        (0.1, 0.01, "aligned is better"),
+    ],
+)
+def test_a_verdict_asks_the_interval_and_the_corrected_test(low, p, says):
+    row = {"arm": "aligned", "metric": "corr", "difference": 0.2, "difference_low": low, "difference_high": 0.3}
+    row |= {"wins": 6, "losses": 4, "eras": 10, "p_holm": p, "level": 0.95}
+    (verdict,) = verdicts(pd.DataFrame([row]), "corr")
+    assert verdict.startswith(says)
+    assert ("but p is 0.2" in verdict) == ("may be" in says)
+
+
 def test_curves_end_where_the_means_are(page, comparison):
     values = comparison[comparison["metric"] == "decision_corr"].set_index("arm")["value"]
     for trace in titled(page, "holdout era"):
