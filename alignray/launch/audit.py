@@ -20,7 +20,7 @@ from typing import Any
 from alignray.errors import SweepError
 from alignray.search import TrialRow, trial_key
 from alignray.sweep import JOURNAL, Manifest, final_files, final_key, generation, sweep_studies
-from alignray.tracking import SWEEP_KEY, resolve_tracking_uri, with_password, without_secrets
+from alignray.tracking import SWEEP_KEY, resolve_tracking_uri, unconfirmed_bytes, with_password, without_secrets
 
 _OF_PROPOSAL = re.compile(r"proposal=Proposal_arm_(\w+)_number_(\d+)_")
 """A trial's arm and number, in the tag that Tune makes of its configuration."""
@@ -242,20 +242,21 @@ def _is_driven(folder: Path) -> bool:
 
 
 def _look_at_spool(folder: Path, running: bool, said: _Said) -> None:
-    events = folder / "events.jsonl"
-    if not events.exists():
-        said.findings.append(f"the spool is missing ({events}): what MLflow had not confirmed is not kept anywhere")
-        return
-    confirmed = 0
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        confirmed = int((folder / "confirmed").read_text())
-    if backlog := events.stat().st_size - confirmed:
+    backlog = unconfirmed_bytes(folder)
+    if backlog is None:
+        said.findings.append(f"the spool is missing ({folder}): what MLflow had not confirmed is not kept anywhere")
+    elif backlog:
         text = f"the spool holds {backlog} bytes that MLflow has not confirmed"
         (said.notes if running else said.findings).append(text)
+    refused = folder / "refused.jsonl"
+    if refused.exists():
+        said.notes.append(f"MLflow refused {len(refused.read_text().splitlines())} values; they are kept in {refused}")
 
 
 def _studies(folder: Path, manifest: Manifest, said: _Said) -> dict[str, TrialRow]:
     """The trials by key, from a copy of the journal: to open the journal itself mends its last line."""
+    if manifest.config.search.storage is not None:
+        return _rows(folder, manifest)
     journal = folder / JOURNAL
     if not journal.exists():
         return {}
@@ -270,7 +271,11 @@ def _studies(folder: Path, manifest: Manifest, said: _Said) -> dict[str, TrialRo
         )
     with tempfile.TemporaryDirectory() as copy:
         (Path(copy) / JOURNAL).write_bytes(b"".join(lines[:whole]))
-        rows = [row for study in sweep_studies(Path(copy), manifest).values() for row in study.rows()]
+        return _rows(Path(copy), manifest)
+
+
+def _rows(folder: Path, manifest: Manifest) -> dict[str, TrialRow]:
+    rows = [row for study in sweep_studies(folder, manifest).values() for row in study.rows()]
     return {trial_key(row.arm, row.number): row for row in rows}
 
 

@@ -78,6 +78,7 @@ def _without_advice() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
+            warnings.filterwarnings("ignore", "Operation with range is deprecated")  # MLflow 3.17 with pandas 3.1
             yield
     finally:
         told.setLevel(level)

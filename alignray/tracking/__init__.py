@@ -4,7 +4,7 @@ from alignray.tracking.access import require_access
 from alignray.tracking.events import SWEEP_KEY, Event, NodeMetrics, RunEnd, RunMetrics, RunNote, RunStart
 from alignray.tracking.nodes import start_monitors
 from alignray.tracking.secrets import without_secrets
-from alignray.tracking.spool import Spool
+from alignray.tracking.spool import Spool, unconfirmed_bytes
 from alignray.tracking.tracker import (
     Backlog,
     Tracker,
@@ -35,6 +35,7 @@ __all__ = [
     "runs_of",
     "start_monitors",
     "start_tracker",
+    "unconfirmed_bytes",
     "wait_until_written",
     "with_password",
     "without_password",

@@ -176,3 +176,14 @@ def _after(event: Event, run: _Standing) -> _Standing | None:
     if isinstance(event, RunEnd):
         return None if ended else (step, True)
     return run
+
+
+def unconfirmed_bytes(folder: Path) -> int | None:
+    """What of a spool MLflow has not confirmed, without opening it; None where there is no spool."""
+    ends = [int(path.stem.removeprefix("events-")) + path.stat().st_size for path in folder.glob("events-*.jsonl")]
+    if not ends:
+        return None
+    confirmed = 0
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        confirmed = int((folder / "confirmed").read_text())
+    return max(ends) - confirmed

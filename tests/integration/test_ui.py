@@ -39,7 +39,7 @@ def served(demo: Demo) -> Iterator[str]:
         yield process.stdout.readline().removeprefix("MLflow UI: ").strip()
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.communicate(timeout=30)
 
 
 @contextlib.contextmanager
@@ -80,7 +80,8 @@ def test_the_report_opens_among_the_artifacts_and_draws(demo: Demo) -> None:
 
     client = MlflowClient(demo.tracking_uri)
     experiment = client.get_experiment_by_name("alignray")
-    (parent,) = client.search_runs([experiment.experiment_id], "tags.`alignray.kind` = 'sweep'")
+    wanted = "tags.`alignray.kind` = 'sweep' and tags.`alignray.sweep` = 'first'"
+    (parent,) = client.search_runs([experiment.experiment_id], wanted)
     assert re.search(r"- aligned .* mse .* on the holdout", parent.data.tags["mlflow.note.content"])
     with served(demo) as address, browsing() as (page, errors):
         root = address.split("#")[0]
