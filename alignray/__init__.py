@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from alignray.solver import Solution, SolverLayer
     from alignray.sweep import DataConfig, HoldoutConfig, ResourceConfig, SchedulerConfig, SweepConfig, SyntheticConfig
     from alignray.training import AnnealingConfig, AveragingConfig, OptimiserConfig, ScheduleConfig, TrainingConfig
-    from alignray.trial import ScoringConfig, SolverConfig, SplitConfig, TrialConfig, run_trial
+    from alignray.trial import Change, ScoringConfig, SolverConfig, SplitConfig, TrialConfig, run_trial
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ _EXPORTS = {
     "AveragingConfig": "alignray.training",
     "blocked": "alignray.data",
     "Box": "alignray.costs",
+    "Change": "alignray.trial",
     "Choice": "alignray.search",
     "Cost": "alignray.costs",
     "CrossConfig": "alignray.models",
@@ -105,6 +106,7 @@ __all__ = [
     "AnnealingConfig",
     "AveragingConfig",
     "Box",
+    "Change",
     "Choice",
     "Cost",
     "CrossConfig",

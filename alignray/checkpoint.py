@@ -39,12 +39,7 @@ class Checkpoint:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         record = json.dumps(self.record)
         data = save(tensors, metadata={_RECORD: record, _DIGEST: _digest(tensors, record)})
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        _write(path, data)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -105,12 +100,38 @@ class CheckpointHistory:
                 damaged.append(str(error))
         return None, tuple(damaged)
 
+    def hand_to(self, other: CheckpointHistory, epoch: int) -> None:
+        """Make the checkpoint of an epoch the only one of another run, which is left with none where it is missing.
+
+        It is not read: if it is damaged, whoever goes on from it finds it so.
+        """
+        name = f"{epoch:08d}{_SUFFIX}"
+        try:
+            data = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            other.remove()
+            return
+        other.folder.mkdir(parents=True, exist_ok=True)
+        _write(other.folder / name, data)
+        for path in other._newest_first():
+            if path.name != name:
+                path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Delete them all, with the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{_SUFFIX}"), reverse=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _digest(tensors: dict[str, Tensor], record: str) -> str:

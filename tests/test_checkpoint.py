@@ -217,3 +217,24 @@ def test_an_unfinished_write_is_no_checkpoint(tmp_path):
     latest, damaged = history.latest()
     assert latest.record == {"epoch": 1}
     assert damaged == ()
+
+
+def test_a_checkpoint_that_is_handed_over_is_the_only_one_there(tmp_path):
+    ours, theirs = CheckpointHistory(tmp_path / "ours", keep=2), CheckpointHistory(tmp_path / "theirs", keep=2)
+    for epoch in (4, 8):
+        ours.save(after(epoch), epoch)
+        theirs.save(after(100 + epoch), epoch + 2)
+    for _ in range(2):  # a crash may have come after the first time
+        ours.hand_to(theirs, 8)
+        (path,) = theirs.folder.iterdir()
+        assert path.name == "00000008.safetensors"
+        checkpoint, damaged = theirs.latest()
+        assert (checkpoint.record, damaged) == (after(8).record, ())
+    assert len(list(ours.folder.iterdir())) == 2
+
+
+def test_a_checkpoint_that_is_missing_leaves_none_behind(tmp_path):
+    ours, theirs = CheckpointHistory(tmp_path / "ours", keep=2), CheckpointHistory(tmp_path / "theirs", keep=2)
+    theirs.save(after(4), 4)
+    ours.hand_to(theirs, 4)
+    assert theirs.latest() == (None, ())

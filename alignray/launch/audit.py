@@ -144,7 +144,8 @@ def _trial(
         findings.append("its study does not know it")
     elif runs is not None:
         findings += _against_mlflow(row, run)
-    if row is not None and row.state == "running" and tune in _ENDED_BY_TUNE and not running:
+    waits = row is not None and row.epochs in row.milestones  # Tune has ended it there, until it is to go on
+    if row is not None and row.state == "running" and tune in _ENDED_BY_TUNE and not waits and not running:
         findings.append("Tune has ended it, and its study has not heard")
     return Line(
         key=key,

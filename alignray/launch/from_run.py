@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignray.configuration import flatten, replace_at, to_plain
 from alignray.errors import SweepError
 from alignray.search import Choice, Distribution, Int, Space
 from alignray.search.space import Value
-from alignray.sweep import SweepConfig, config_of_tags
+from alignray.sweep import COURSE, SweepConfig, config_of_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -54,25 +55,42 @@ def sweep_of_run(run_id: str, tracking_uri: str) -> tuple[SweepConfig, str]:
         "One trial, at the point that the search had come to; the space is what it was searched in: --trials 8 goes on"
     )
     about += "\nfrom there. Its final model looks at the same sealed eras once more.\n"
+    if config.trial.changes:
+        about += "Its strengths and rates changed on the way (pbt), and so do those of every trial of this file.\n"
     return config, about.rstrip()
 
 
 def _alone(config: SweepConfig, run: Run) -> SweepConfig:
     """The sweep of one trial: that of a trial's run, or the one that a final model was trained after."""
     arm, params = run.data.tags["alignray.objective"], run.data.params
-    values = _values(config.space, params)
-    trial = replace_at(config.trial, {"objective": arm, **values})
+    began = replace_at(config.base, {"objective": arm, **_values(config.space, params)})
+    trial = began
+    if course := _course(run):
+        trial = replace_at(config.base, {"objective": arm, **course["values"], "changes": course["changes"]})
     search = replace(config.search, trials=1, initial_points=1)
-    alone = replace(config, trial=trial, arms=(arm,), search=search)
+    # A population of one has nobody to take from: it goes through the changes that it once came by.
+    scheduler = replace(config.scheduler, name="fifo") if config.scheduler.name == "pbt" else config.scheduler
+    alone = replace(config, trial=trial, arms=(arm,), search=search, scheduler=scheduler)
     if run.data.tags["alignray.kind"] == "final":
-        trial = replace(trial, members=config.holdout.members, seed=config.holdout.seed)
-    expected = {name: str(value) for name, value in flatten(to_plain(trial)).items()}
+        began = replace(trial, members=config.holdout.members, seed=config.holdout.seed)
+    expected = {name: str(value) for name, value in flatten(to_plain(began)).items()}
     if differing := sorted(name for name in expected.keys() | params.keys() if expected.get(name) != params.get(name)):
         raise SweepError(
             f"run {run.info.run_id!r}: its params do not follow from its sweep's configuration: "
             f"{', '.join(differing)}; another version of alignray may have written them"
         )
     return alone
+
+
+def _course(run: Run) -> Any:
+    """What the run's state came from, where that changed on the way (pbt)."""
+    try:
+        return json.loads(run.data.tags.get(COURSE, "null"))
+    except ValueError:
+        raise SweepError(
+            f"run {run.info.run_id!r}: its course is longer than a tag of MLflow's; the whole is among its artifacts, "
+            "for trial.changes of a template of your own"
+        ) from None
 
 
 def _values(space: Space, params: Mapping[str, str]) -> dict[str, Value]:

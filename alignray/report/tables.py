@@ -27,7 +27,8 @@ def trials_table(rows: Sequence[TrialRow]) -> pd.DataFrame:
     """One row a trial: arm, number, state, value, epochs, reason, seconds, and its point of the space by dotted path.
 
     ``seconds`` is what its epochs took, ``seconds_<part>`` the part of it that was spent on each of ``PARTS``. Where
-    several metrics are searched by, there is a column ``score.<metric>`` for each, of the trials that finished.
+    several metrics are searched by, there is a column ``score.<metric>`` for each, of the trials that finished. Where
+    trials took the state of others (``pbt``), there is a column ``last.<path>`` with the values that they ended with.
     """
     columns = ["arm", "number", "state", "value", "epochs", "reason"]
     records = [
@@ -37,6 +38,7 @@ def trials_table(rows: Sequence[TrialRow]) -> pd.DataFrame:
             **{f"seconds_{part}": row.seconds.get(part, 0.0) for part in PARTS},
             **({f"score.{metric}": score for metric, score in row.scores.items()} if len(row.scores) > 1 else {}),
             **row.values,
+            **{f"last.{path}": value for path, value in row.last.items()},
         }
         for row in rows
     ]

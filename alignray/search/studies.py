@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import optuna
 from optuna.study import StudyDirection
@@ -19,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from alignray.errors import SweepError
 from alignray.search.config import SearchConfig
+from alignray.search.course import Course, Exploit, course_of
 from alignray.search.pareto import on_front
 from alignray.search.samplers import SAMPLERS, Sampler
 from alignray.search.space import Space, Value
 from alignray.search.storage import open_storage
-
-State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
+from alignray.search.trials import Proposal, State, TrialRow
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -33,66 +32,10 @@ _STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 _REASON, _SECONDS, _SWEEP = "reason", "seconds", "sweep"
-
+_MILESTONES, _EXPLOITS, _SETTLED = "milestones", "exploits", "settled"
 
 FEWEST_FOR_IMPORTANCE = 20
 """Finished trials of an arm below which nothing is said of its fields' importance."""
-
-
-def trial_key(arm: str, number: int) -> str:
-    """A trial's name within its sweep, ``aligned-3``."""
-    return f"{arm}-{number}"
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A trial to run.
-
-    Attributes:
-        arm: Its objective.
-        number: Its number in the arm's study, from 0.
-        values: Values by the dotted path of the field.
-    """
-
-    arm: str
-    number: int
-    values: Mapping[str, Value]
-
-    @property
-    def key(self) -> str:
-        """See `trial_key`."""
-        return trial_key(self.arm, self.number)
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRow:
-    """A trial as its study records it.
-
-    Attributes:
-        arm: Its objective.
-        number: Its number.
-        state: ``running``, ``complete``, ``pruned`` or ``failed``.
-        value: Its best validation score so far; None without one.
-        epochs: Epochs reported.
-        reason: Why it failed, or None.
-        values: Its point of the space.
-        seconds: What its epochs took, by part.
-        scores: Of a finished trial, each metric that is searched by, at its best epoch.
-    """
-
-    arm: str
-    number: int
-    state: State
-    value: float | None
-    epochs: int
-    reason: str | None
-    values: Mapping[str, Value]
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
-
-    def at(self, values: Mapping[str, Value]) -> TrialRow:
-        """The row with another point."""
-        return replace(self, values=values)
 
 
 class ArmStudy:
@@ -150,7 +93,7 @@ class ArmStudy:
 
     def interrupted(self) -> list[Proposal]:
         """Trials that were proposed and have not ended: after a crash, those to go on with."""
-        return [Proposal(self.arm, trial.number, self._values(trial)) for trial in self._frozen((TrialState.RUNNING,))]
+        return [self._proposal(trial.number) for trial in self._frozen((TrialState.RUNNING,))]
 
     @property
     def maximises(self) -> bool:
@@ -176,6 +119,24 @@ class ArmStudy:
         if seconds:
             spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
             trial.set_user_attr(_SECONDS, {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()})
+
+    @property
+    def settled(self) -> int:
+        """The last epoch at which it is settled which trials go on from whose state; 0 for none yet."""
+        return int(self._study.user_attrs.get(_SETTLED, 0))
+
+    def settle(self, epoch: int, exploits: Mapping[int, Exploit]) -> None:
+        """Record which trials take what of which others after an epoch; they are all recorded, or it is not settled."""
+        for number, exploit in sorted(exploits.items()):
+            trial = self._trial(number)
+            earlier = [asdict(each) for each in _exploits(self._frozen()[number]) if each.epoch < epoch]
+            trial.set_user_attr(_EXPLOITS, [*earlier, asdict(exploit)])
+        self._study.set_user_attr(_SETTLED, epoch)
+
+    def arrive(self, number: int, epoch: int, score: float) -> None:
+        """Record that a trial waits for the others of its arm after an epoch, with its score as it is then."""
+        earlier = self._frozen()[number].user_attrs.get(_MILESTONES, {})
+        self._trial(number).set_user_attr(_MILESTONES, {**earlier, str(epoch): score})
 
     def complete(self, number: int, value: float, others: Mapping[str, float] | None = None) -> None:
         """A trial ran to its own end with that best score, and those of the other metrics that are searched by."""
@@ -203,12 +164,13 @@ class ArmStudy:
         front = on_front([trial.values for trial in finished], list(self.metrics.values()))
         candidates = [trial for trial, is_on in zip(finished, front, strict=True) if is_on]
         best = max(candidates, key=lambda trial: (sign * trial.values[0], -trial.number))
-        return Proposal(self.arm, best.number, self._values(best))
+        return self._proposal(best.number)
 
     def rows(self) -> list[TrialRow]:
         """Every trial proposed so far."""
-        rows = []
-        for trial in self._frozen():
+        rows, trials = [], self._frozen()
+        for trial in trials:
+            exploits = _exploits(trial)
             steps = trial.intermediate_values
             scores = dict(zip(self.metrics, trial.values or [], strict=False))
             value = trial.values[0] if trial.values else steps[max(steps)] if steps else None
@@ -223,6 +185,9 @@ class ArmStudy:
                     values=self._values(trial),
                     seconds=trial.user_attrs.get(_SECONDS, {}),
                     scores=scores,
+                    milestones={int(epoch): at for epoch, at in trial.user_attrs.get(_MILESTONES, {}).items()},
+                    exploits=exploits,
+                    last=self._course(trial.number, trials).last if exploits else {},
                 )
             )
         return rows
@@ -236,9 +201,10 @@ class ArmStudy:
 
         By PED-ANOVA (Watanabe, Bansal & Hutter 2023, PED-ANOVA: Efficiently quantifying hyperparameter importance in
         arbitrary subspaces, doi:10.24963/ijcai.2023/488). A field that exists under a condition is looked at among the
-        trials that have it. Empty where fewer than ``FEWEST_FOR_IMPORTANCE`` trials finished.
+        trials that have it. A trial that took another one's state is left out: its score is not that of its point.
+        Empty where fewer than ``FEWEST_FOR_IMPORTANCE`` trials finished.
         """
-        finished = self._frozen(states=(TrialState.COMPLETE,))
+        finished = [trial for trial in self._frozen(states=(TrialState.COMPLETE,)) if not _exploits(trial)]
         if len(finished) < FEWEST_FOR_IMPORTANCE:
             return {}
         with warnings.catch_warnings():
@@ -284,6 +250,14 @@ class ArmStudy:
         if number not in self._running:
             self._running[number] = optuna.Trial(self._study, self._frozen()[number]._trial_id)
         return self._running[number]
+
+    def _proposal(self, number: int) -> Proposal:
+        trials = self._frozen()
+        course = self._course(number, trials) if _exploits(trials[number]) else None
+        return Proposal(self.arm, number, self._values(trials[number]), course)
+
+    def _course(self, number: int, trials: Sequence[FrozenTrial]) -> Course:
+        return course_of(number, lambda other: self._values(trials[other]), lambda other: _exploits(trials[other]))
 
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         # In the order of the space: a condition is looked up in the fields before it.
@@ -352,6 +326,10 @@ def open_studies(
             continue
         studies[arm] = ArmStudy(study, arm, space, metrics, sampler, config.lag or 0, (past or {}).get(arm, ()))
     return studies
+
+
+def _exploits(trial: FrozenTrial) -> tuple[Exploit, ...]:
+    return tuple(Exploit(**plain) for plain in trial.user_attrs.get(_EXPLOITS, ()))
 
 
 def _as_running(trial: FrozenTrial) -> FrozenTrial:

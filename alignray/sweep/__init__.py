@@ -5,23 +5,24 @@ from alignray.sweep.config import (
     DataConfig,
     HoldoutConfig,
     ResourceConfig,
-    SchedulerConfig,
     SweepConfig,
     SyntheticConfig,
 )
 from alignray.sweep.environment import write_environment
 from alignray.sweep.estimation import Estimate, estimate
-from alignray.sweep.events import config_of_tags, final_key, sweep_start
+from alignray.sweep.events import COURSE, config_of_tags, final_key, sweep_start
 from alignray.sweep.finals import seal, train_finals
 from alignray.sweep.log import read_log
 from alignray.sweep.manifest import Manifest
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
 from alignray.sweep.results import FinalResult, final_files, generation, interval, load_finals
+from alignray.sweep.scheduling import SchedulerConfig
 from alignray.sweep.search import JOURNAL, run_search, settle_lag, sweep_studies
 from alignray.sweep.warm import Past, past_of
 
 __all__ = [
+    "COURSE",
     "JOURNAL",
     "DataConfig",
     "Estimate",

@@ -12,7 +12,6 @@ from alignray.configuration import (
     replace_at,
     require_above,
     require_at_least,
-    require_one_of,
     to_plain,
 )
 from alignray.data import Panel, Split, datasets, open_shards
@@ -23,17 +22,17 @@ from alignray.imports import UserCode, absolute
 from alignray.models import build_model
 from alignray.objectives import OBJECTIVES
 from alignray.search import SearchConfig, Space
+from alignray.sweep.scheduling import SchedulerConfig
 from alignray.tracking import without_password
 from alignray.trial import TrialConfig
 
 _FAMILY = "model.family"
 
-SCHEDULERS = ("asha", "hyperband", "median", "fifo")
-"""Every scheduler by name."""
 _SMOKE = {
     "search.trials": 2,
     "search.initial_points": 2,
     "scheduler.grace_epochs": 1,
+    "scheduler.perturb_every": 1,
     "trial.training.epochs": 3,  # one to warm up, one to ease the costs in, one of the arm as it is
     "trial.training.warmup_epochs": 1,
     "trial.training.annealing.epochs": 1,
@@ -178,29 +177,6 @@ class DataConfig:
                     f"data.{field_.name}: expected {field_.default!r}, its default, as data.source is {kind}, "
                     f"got {getattr(self, field_.name)!r}"
                 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SchedulerConfig:
-    """How poor trials are stopped early. Each arm has a scheduler of its own: no arm's trial stops another arm's.
-
-    A field that a scheduler has no use for is left unread.
-
-    Attributes:
-        name: A row of ``SCHEDULERS``: ``asha``, ``hyperband`` (its brackets, asynchronous), ``median``, or ``fifo`` to
-            stop none.
-        grace_epochs: Epochs that every trial gets; ``fifo`` has no use for it.
-        reduction: Of ``asha`` and ``hyperband``: at each rung one trial in so many goes on.
-    """
-
-    name: str = "asha"
-    grace_epochs: int = 4
-    reduction: int = 2
-
-    def __post_init__(self) -> None:
-        require_one_of("scheduler.name", self.name, SCHEDULERS)
-        require_at_least("scheduler.grace_epochs", self.grace_epochs, 1)
-        require_at_least("scheduler.reduction", self.reduction, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -349,6 +325,12 @@ class SweepConfig:
                 f"scheduler.name: expected fifo, as search.paired compares whole trials; got {self.scheduler.name!r}, "
                 "which stops an arm's trial and lets another arm's go on"
             )
+        self.scheduler.require_search(self.trial, self.space, self.search)
+        if self.scheduler.name == "pbt" and self.resources.workers_per_trial > 1:
+            raise ConfigurationError(
+                f"resources.workers_per_trial: expected 1, as scheduler.name is pbt, under which a trial is begun and "
+                f"ended many times; got {self.resources.workers_per_trial}"
+            )
         for name in ("sobolev", "own_order"):
             asked = getattr(self.trial.training, name) or f"training.{name}" in self.space.distributions
             if asked and self.resources.workers_per_trial > 1:
@@ -356,6 +338,11 @@ class SweepConfig:
                     f"resources.workers_per_trial: expected 1 for trials with training.{name}, of which no worker has "
                     f"the whole; got {self.resources.workers_per_trial}"
                 )
+
+    @property
+    def base(self) -> TrialConfig:
+        """The trial that proposals vary: under ``pbt`` one that does not stop early."""
+        return self.scheduler.base(self.trial)
 
     def smoke(self) -> SweepConfig:
         """The same sweep with numbers so small that it shows in seconds whether every step runs, and nothing else.

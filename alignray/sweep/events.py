@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from alignray.configuration import flatten, from_plain, replace_at, to_plain
@@ -17,6 +18,8 @@ from alignray.tracking import SWEEP_KEY, RunEnd, RunNote, RunStart
 from alignray.trial import TrialConfig
 
 _CONFIG, _DIGEST, _CODE = "alignray.config", "alignray.data_digest", "alignray.code"
+COURSE = "alignray.course"
+"""The tag of what a trial was trained under, from the start, where that changed on the way."""
 _TAG_LENGTH = 5_000
 """Characters of a tag: no store of MLflow takes fewer, and a configuration has about 2,500."""
 _EXTENDED = ("search.trials", "resources.time_budget_s")
@@ -61,9 +64,14 @@ def config_of_tags(tags: Mapping[str, str]) -> SweepConfig | None:
     return replace_at(from_plain(SweepConfig, plain), {"data.digest": tags[_DIGEST]})
 
 
-def trial_start(manifest: Manifest, proposal: Proposal, config: TrialConfig) -> RunStart:
-    """The run of a trial begins or goes on."""
+def trial_start(manifest: Manifest, proposal: Proposal) -> RunStart:
+    """The run of a trial begins or goes on.
+
+    Its params are what it was proposed with, for MLflow keeps those that a run began with; what its state has come from
+    since, where that is another trial's, is a tag.
+    """
     tags = _tags(manifest, "trial", proposal.key) | _arm_tags(proposal)
+    config = replace(proposal, course=None).config(manifest.config.base)
     return _child_start(manifest, proposal.key, tags, config, context="training")
 
 
@@ -101,7 +109,8 @@ def _tags(manifest: Manifest, kind: str, name: str) -> dict[str, str]:
 
 
 def _arm_tags(proposal: Proposal) -> dict[str, str]:
-    return {"alignray.objective": proposal.arm, "alignray.trial": str(proposal.number)}
+    course = {} if proposal.course is None else {COURSE: json.dumps(to_plain(proposal.course))}
+    return {"alignray.objective": proposal.arm, "alignray.trial": str(proposal.number), **course}
 
 
 def _child_start(manifest: Manifest, key: str, tags: dict[str, str], config: TrialConfig, *, context: str) -> RunStart:

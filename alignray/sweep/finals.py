@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from alignray.checkpoint import Checkpoint
-from alignray.configuration import replace_at, to_plain
+from alignray.configuration import to_plain
 from alignray.data import Fold, Panel
 from alignray.errors import WorkError
 from alignray.imports import Carried, UserCode
@@ -108,9 +108,12 @@ def train_finals(
 
 
 def final_config(manifest: Manifest, best: Proposal) -> TrialConfig:
-    """The configuration of an arm's final model: its best trial's, with the holdout's members and seed."""
-    config = replace_at(manifest.config.trial, {"objective": best.arm, **best.values})
-    return replace(config, members=manifest.config.holdout.members, seed=manifest.config.holdout.seed)
+    """The configuration of an arm's final model: its best trial's, with the holdout's members and seed.
+
+    Where values changed on the way, they change after the same epochs.
+    """
+    config, holdout = best.config(manifest.config.base), manifest.config.holdout
+    return replace(config, members=holdout.members, seed=holdout.seed)
 
 
 def _outdated(folder: Path, arm: str, config: TrialConfig, tracker: TrackerHandle) -> bool:
@@ -182,7 +185,12 @@ def _train_final(
             return
         calibration = calibrate(trial.best_members(), sealed, range(sealed.num_eras))
         seconds["scoring"] += time.monotonic() - started
-        record = {"config": to_plain(config), "schema": to_plain(sealed.schema), "best_epoch": trial.best_epoch}
+        # What is served decides under the cost that its epoch was chosen under.
+        record = {
+            "config": to_plain(trial.best_config),
+            "schema": to_plain(sealed.schema),
+            "best_epoch": trial.best_epoch,
+        }
         home.mkdir(parents=True, exist_ok=True)
         Checkpoint(trial.best_members().state(), record).save(home / MODEL)
         save_final(

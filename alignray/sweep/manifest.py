@@ -145,6 +145,11 @@ class Manifest:
         """
         search, resources = self.config.search, self.config.resources
         trials = search.trials if trials is None else trials
+        if trials > search.trials and self.config.scheduler.name == "pbt":
+            raise SweepError(
+                f"trials: expected the {search.trials} of each arm that sweep {self.name!r} has, got {trials}; under "
+                "pbt they are one population, which others cannot join: run a new sweep"
+            )
         if trials < search.trials:
             raise SweepError(
                 f"trials: expected at least the {search.trials} of each arm that sweep {self.name!r} has, got {trials}"

@@ -115,7 +115,7 @@ def _train_epochs(
     context: TrialContext, proposal: Proposal, checkpoint: Checkpoint | None, damaged: str | None, workers: Workers
 ) -> None:
     trial = Trial(
-        context.trial_config(proposal),
+        proposal.config(context.base.config),
         context.panel.fetch(),
         folds=context.folds,
         device=context.device,  # Ray Train has chosen which of the node's GPUs that means
@@ -126,6 +126,6 @@ def _train_epochs(
     while not trial.finished:
         metrics = trial.step()
         if workers.rank == 0:
-            context.keep(trial, proposal.key, metrics)
+            context.keep(trial, proposal, metrics)
         train.report(standing(trial, metrics, damaged))
         damaged = None

@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from alignray.search import Proposal
-from alignray.sweep.config import SchedulerConfig
+from alignray.sweep.scheduling import SchedulerConfig
 
 _OTHERS = 3
 """Trials that must have come as far before the median of them stops one."""

@@ -26,6 +26,8 @@ from alignray.trial import METRICS
 if TYPE_CHECKING:
     from ray import tune
 
+    from alignray.checkpoint import CheckpointHistory
+    from alignray.sweep.population import Population
     from alignray.sweep.schedulers import PerArmScheduler
     from alignray.sweep.searcher import ArmSearcher
     from alignray.sweep.trainable import TrialContext
@@ -95,7 +97,7 @@ def run_search(
 
     config = manifest.config
     context = TrialContext(
-        base=Carried(config.trial, UserCode.of(config.imports)),
+        base=Carried(config.base, UserCode.of(config.imports)),
         panel=panel,
         folds=folds,
         tracker=tracker,
@@ -108,8 +110,7 @@ def run_search(
     (folder / "tune").mkdir(exist_ok=True)
 
     def started(proposal: Proposal) -> None:
-        start = trial_start(manifest, proposal, context.trial_config(proposal))
-        ray.get(tracker.log.remote([start]))  # on disk before any of its metrics
+        ray.get(tracker.log.remote([trial_start(manifest, proposal)]))  # on disk before any of its metrics
 
     def ended(proposal: Proposal, state: str, reason: str | None) -> None:
         tracker.log.remote([run_end(proposal.key, state, reason)])
@@ -132,6 +133,7 @@ def run_search(
         on_change=lambda snapshot: progress.update(replace(snapshot, gpus=_gpus(config.resources))),
         history=context.history,
         max_failures=config.resources.max_failures,
+        populations=_populations(config, studies, context.history),
     )
     # Once a model has looked at the holdout the search is over, also where a time budget cut it short.
     if searcher.remaining and manifest.searching:
@@ -149,6 +151,28 @@ def run_search(
             raise (searcher.failure or error) from None
     _require_scores(studies)
     return studies
+
+
+def _populations(
+    config: SweepConfig, studies: Mapping[str, ArmStudy], history: Callable[[str], CheckpointHistory]
+) -> dict[str, Population]:
+    """The population of each arm; none where the scheduler is another."""
+    from alignray.sweep.population import Population
+
+    if config.scheduler.name != "pbt":
+        return {}
+    return {
+        arm: Population(
+            study,
+            size=config.search.trials,
+            every=config.scheduler.perturb_every,
+            epochs=config.trial.training.epochs,
+            perturbed=config.scheduler.perturbed(config.trial, config.space),
+            seed=config.search.seed,
+            history=history,
+        )
+        for arm, study in studies.items()
+    }
 
 
 def _tuner(

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from alignray.checkpoint import CheckpointHistory
 from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
+from alignray.sweep.population import Population
 from alignray.sweep.progress import Snapshot
 from alignray.trial import PARTS, SECONDS
 
@@ -35,6 +36,8 @@ class ArmSearcher(Searcher):
         on_change: Called with the search's standing whenever it changed.
         history: The checkpoints of a trial; they are removed when it has ended.
         max_failures: Times a trial whose worker was lost is started again.
+        populations: The population of each arm whose trials train as one; empty where trials have nothing to do with
+            one another.
 
     Attributes:
         failure: What one of its methods raised; Tune passes on no more than the text of it.
@@ -53,6 +56,7 @@ class ArmSearcher(Searcher):
         on_change: Callable[[Snapshot], None],
         history: Callable[[str], CheckpointHistory],
         max_failures: int,
+        populations: Mapping[str, Population] | None = None,
     ) -> None:
         super().__init__(metric=_METRIC, mode="max")
         self._studies, self._trials, self._room = studies, trials, room
@@ -61,7 +65,8 @@ class ArmSearcher(Searcher):
         self._on_setback, self._history = on_setback, history
         self._max_failures, self._losses = max_failures, Counter[str]()
         self.failure: Exception | None = None
-        self._waiting = [proposal for study in studies.values() for proposal in study.interrupted()]
+        self._populations = populations or {}
+        self._waiting = [proposal for arm in studies for proposal in self._interrupted(arm)]
         self._running: dict[str, Proposal] = {}
 
     @property
@@ -95,7 +100,8 @@ class ArmSearcher(Searcher):
         if ready:
             proposal = min(ready, key=lambda study: study.proposed).ask()
             self._standing.begin(proposal.arm)
-            return proposal
+            population = self._populations.get(proposal.arm)
+            return proposal if population is None else population.segment(proposal)
         return None if lacking or self._running else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -115,9 +121,23 @@ class ArmSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended: by itself, by the scheduler, or by a failure; or start it again."""
         with self._kept_failure():
-            proposal = self._running.pop(trial_id)
-            if not (error and self._starts_again(proposal)):
-                self._end(proposal, result or {}, error)
+            proposal, result = self._running.pop(trial_id), result or {}
+            if error and self._starts_again(proposal):
+                return
+            population = self._populations.get(proposal.arm)
+            if population is None:
+                self._end(proposal, result, error)
+            elif not error and _at_end_of_segment(proposal, result):
+                self._report(proposal, result)
+                self._waiting += population.arrive(proposal.number, result["latest"])
+                self._changed()
+            else:
+                self._end(proposal, result, error)
+                self._waiting += population.settle()  # the others may have waited for it alone
+
+    def _interrupted(self, arm: str) -> list[Proposal]:
+        population = self._populations.get(arm)
+        return self._studies[arm].interrupted() if population is None else population.unfinished()
 
     def _starts_again(self, proposal: Proposal) -> bool:
         """Whether a trial whose worker was lost has another go: Tune gives none to one that was lost as it began."""
@@ -242,6 +262,12 @@ class _Standing:
 
     def _beat(self, arm: str, score: float) -> None:
         self._best[arm] = self._better[arm](score, self._best.get(arm, score))
+
+
+def _at_end_of_segment(proposal: Proposal, result: Mapping[str, Any]) -> bool:
+    """Whether a trial has come, with a score, to where it waits for the others of its arm."""
+    scored = "failed" not in result and math.isfinite(result.get(_METRIC, math.nan))
+    return scored and proposal.until is not None and result["epoch"] == proposal.until
 
 
 def _lacking(study: ArmStudy, result: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ import torch
 from ray import tune
 
 from alignray.checkpoint import Checkpoint, CheckpointHistory
-from alignray.configuration import replace_at
 from alignray.data import Fold
 from alignray.errors import AlignrayError, StorageError
 from alignray.imports import Carried
@@ -52,10 +51,6 @@ class TrialContext:
     threads: int
     device: str
 
-    def trial_config(self, proposal: Proposal) -> TrialConfig:
-        """The configuration of a proposed trial."""
-        return replace_at(self.base.config, {"objective": proposal.arm, **proposal.values})
-
     def history(self, key: str) -> CheckpointHistory:
         """The checkpoints of a trial."""
         return CheckpointHistory(self.folder / "tune" / "checkpoints" / key, self.checkpoints_kept)
@@ -64,17 +59,18 @@ class TrialContext:
         """What a trial writes about itself."""
         return TrialLog(self.folder, key)
 
-    def keep(self, trial: Trial, key: str, metrics: Mapping[str, float]) -> None:
-        """Keep what an epoch came to: its metrics, and from time to time a checkpoint.
+    def keep(self, trial: Trial, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        """Keep what an epoch came to: its metrics, and from time to time, and where it is to wait, a checkpoint.
 
         Raises:
             StorageError: It cannot be written. That is no fault of the trial, and no other worker would fare better.
         """
+        key, due = proposal.key, trial.epoch % self.checkpoint_every == 0 or trial.epoch == proposal.until
         try:
             # On disk before the study or a checkpoint goes past the epoch: no crash leaves a gap in the run.
             ray.get(self.tracker.log.remote([RunMetrics(key=key, step=trial.epoch, values=metrics)]))
             self.log(key).epoch(trial.epoch, trial.metric, metrics)
-            if not trial.finished and trial.epoch % self.checkpoint_every == 0:
+            if not trial.finished and due:
                 self.history(key).save(trial.checkpoint(), trial.epoch)
         except OSError as error:
             raise StorageError(str(getattr(error, "cause", error))) from error  # the cause, of what Ray passes on
@@ -104,17 +100,20 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch.
+        """Train one epoch; none, where the trial had come to the end of its segment when its worker was lost.
 
         Returns:
-            ``epoch``, ``score`` (the best so far), ``finished`` (by itself, not by the scheduler), ``seconds/…`` (of
-            the epoch, by part); or ``failed``. After a resume once also ``damaged``: what was wrong with checkpoints
-            that were passed over. Where the epoch cannot be kept, ``unwritable``: why.
+            ``epoch``, ``score`` (the best so far), ``latest`` (the epoch's own), ``finished`` (by itself, not by the
+            scheduler, nor to wait), ``seconds/…`` (of the epoch, by part); or ``failed``. After a resume once also
+            ``damaged``: what was wrong with checkpoints that were passed over. Where the epoch cannot be kept,
+            ``unwritable``: why.
         """
-        epoch = 0
+        epoch, until = 0, self._proposal.until
+        if self._trial is not None and self._trial.epoch == until:
+            return {"done": True, **standing(self._trial, self._trial.last, self._damaged)}
         if self._trial is not None:
             try:
-                with self._context.log(self._key).watching():
+                with self._context.log(self._proposal.key).watching():
                     metrics = self._trial.step()
             except AlignrayError as error:
                 epoch, self._reason, self._trial = self._trial.epoch, str(error), None
@@ -122,24 +121,25 @@ class TrialTrainable(tune.Trainable):
             free_memory()  # the process may go on with another trial, and shares its GPU with others
             return {"done": True, "finished": False, "epoch": epoch, "failed": self._reason}
         try:
-            self._context.keep(self._trial, self._key, metrics)
+            self._context.keep(self._trial, self._proposal, metrics)
         except StorageError as error:
             return {"finished": False, "epoch": self._trial.epoch, "unwritable": str(error)}
         damaged, self._damaged = self._damaged, None
-        return {"done": self._trial.finished, **standing(self._trial, metrics, damaged)}
+        done = self._trial.finished or self._trial.epoch == until
+        return {"done": done, **standing(self._trial, metrics, damaged)}
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         proposal: Proposal = config["proposal"]
-        self._key = proposal.key
+        self._proposal = proposal
         self._trial = None
         context = self._context
-        checkpoint, self._damaged = latest_of(context.history(self._key))
-        log = context.log(self._key)
+        checkpoint, self._damaged = latest_of(context.history(proposal.key))
+        log = context.log(proposal.key)
         log.write(begun(context.device, checkpoint, self._damaged))
         try:
             with log.watching():
                 self._trial = Trial(
-                    context.trial_config(proposal), self._panel, folds=context.folds, device=context.device
+                    proposal.config(context.base.config), self._panel, folds=context.folds, device=context.device
                 )
                 if checkpoint is not None:
                     self._trial.restore(checkpoint)
@@ -166,6 +166,7 @@ def begun(device: str, checkpoint: Checkpoint | None, damaged: str | None) -> st
 def standing(trial: Trial, metrics: Mapping[str, float], damaged: str | None) -> dict[str, Any]:
     """What Tune is told after an epoch of such metrics; see `TrialTrainable.step`."""
     told: dict[str, Any] = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
+    told["latest"] = metrics[trial.metric]
     told["metrics"] = {metric: trial.best[f"val/{metric}"] for metric in METRICS}
     told |= {f"{SECONDS}/{part}": taken for part, taken in seconds_by_part(metrics).items()}
     return told if damaged is None else {**told, "damaged": damaged}

@@ -39,7 +39,11 @@ def load_past(folder: Path) -> dict[str, list[TrialRow]]:
     path = folder / _FILE
     if not path.exists():
         return {}
-    return {arm: [TrialRow(**row) for row in rows] for arm, rows in json.loads(path.read_text()).items()}
+    none: dict[str, Any] = {
+        "milestones": {},
+        "exploits": (),
+    }  # of a population they may be, but none took another one's state
+    return {arm: [TrialRow(**{**row, **none}) for row in rows] for arm, rows in json.loads(path.read_text()).items()}
 
 
 def past_of(manifest: Manifest, rows: Mapping[str, Sequence[TrialRow]], config: SweepConfig, digest: str) -> Past:
@@ -59,7 +63,7 @@ def past_of(manifest: Manifest, rows: Mapping[str, Sequence[TrialRow]], config: 
     left_out: dict[str, int] = {}
     for arm in config.arms:
         ended = [row for row in rows.get(arm, []) if row.state in ("complete", "pruned") and row.value is not None]
-        points = [(row, config.space.point_in(row.values)) for row in ended]
+        points = [(row, config.space.point_in(row.values)) for row in ended if not row.exploits]
         trials[arm] = [row.at(values) for row, values in points if values is not None]
         left_out[arm] = len(ended) - len(trials[arm])
         if not trials[arm]:

@@ -1,7 +1,7 @@
 """One configuration → a trained, scored model."""
 
 from alignray.trial.calibration import Calibration, calibrate
-from alignray.trial.config import SolverConfig, SplitConfig, TrialConfig
+from alignray.trial.config import Change, SolverConfig, SplitConfig, TrialConfig
 from alignray.trial.demand import Demand, measure
 from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, ScoringConfig, score
@@ -14,6 +14,7 @@ __all__ = [
     "PARTS",
     "SECONDS",
     "Calibration",
+    "Change",
     "Demand",
     "NullReporter",
     "RecordingReporter",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
-from alignray.configuration import require_above, require_at_least, require_one_of
+from alignray.configuration import replace_at, require_above, require_at_least, require_one_of
 from alignray.costs import Cost
 from alignray.data.folds import EMBARGO, Split, blocked, walk_forward
 from alignray.diagnostics import DiagnosticsConfig
@@ -80,6 +81,24 @@ class SolverConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """Values that take the place of a trial's own on the way.
+
+    Attributes:
+        epoch: The epochs that are trained without it, 1 at least: the one after them is the first that is trained and
+            scored under it.
+        values: By dotted path, strengths of the cost (``cost.soft_l1.strength``) and the optimiser's ``learning_rate``
+            and ``weight_decay`` (``training.optimiser.learning_rate``).
+    """
+
+    epoch: int
+    values: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        require_at_least("changes.epoch", self.epoch, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrialConfig:
     """One trial: everything its result depends on, but for the data.
 
@@ -95,6 +114,8 @@ class TrialConfig:
         diagnostics: What is measured of the gradients beside training; None for nothing.
         members: R, the replicas trained together; each has its own initial weights.
         seed: Seeds the members, the order of the eras and the directions of ``training.sobolev``.
+        changes: What changes on the way, in the order of the epochs; empty for nothing. The members and the state of
+            their optimisers go on through it.
     """
 
     objective: str = "aligned"
@@ -107,6 +128,7 @@ class TrialConfig:
     diagnostics: DiagnosticsConfig | None = None
     members: int = 4
     seed: int = 0
+    changes: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         require_one_of("objective", self.objective, OBJECTIVES)
@@ -120,6 +142,40 @@ class TrialConfig:
                     f"cost.{name}: expected one number, or one for each of {self.members} members, got a tensor of "
                     f"shape {list(strength.shape)}"
                 )
+        self._require_changes()
+
+    def at_epoch(self, epoch: int) -> TrialConfig:
+        """What is in force in an epoch, counted from 0: the changes that have come by then, and none that are to come.
+
+        Raises:
+            ConfigurationError: A value does not fit.
+        """
+        values: dict[str, float] = {}
+        for change in self.changes:
+            if change.epoch <= epoch:
+                values |= change.values
+        still = replace(self, changes=()) if self.changes else self
+        return replace_at(still, values) if values else still
+
+    def after(self, epochs: int) -> TrialConfig:
+        """What so many epochs of training depend on: the same, but for the changes that come later."""
+        return replace(self, changes=tuple(change for change in self.changes if change.epoch < epochs))
+
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """The dotted paths of what may change on the way."""
+        rates = tuple(f"training.optimiser.{name}" for name in ("learning_rate", "weight_decay"))
+        return (*rates, *(f"cost.{name}" for name in self.cost.strengths))
+
+    def _require_changes(self) -> None:
+        epochs = [change.epoch for change in self.changes]
+        if epochs != sorted(set(epochs)):
+            raise ConfigurationError(f"changes: expected one for each of some epochs, in their order, got {epochs}")
+        for path in dict.fromkeys(path for change in self.changes for path in change.values):
+            if path not in self.changeable:
+                raise ConfigurationError(f"changes: expected some of {', '.join(self.changeable)}, got {path!r}")
+        for epoch in epochs:
+            self.at_epoch(epoch)
 
     @property
     def members_differ(self) -> bool:

@@ -65,11 +65,13 @@ class Trial:
         if folds is None:
             folds = config.split.cut(panel.num_eras, holdout=0).folds
         self._folds = tuple(folds)
-        self._layer = build_layer(config)
+        self._in_force = config.at_epoch(0)
+        self._layer = build_layer(self._in_force)
         self._trainers = [self._new_trainer(fold) for fold in self._folds]
         self.epoch = 0
         self.best_epoch = 0
         self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
         self._best_states = [trainer.scored.state() for trainer in self._trainers]
 
     @property
@@ -82,6 +84,11 @@ class Trial:
     def metric(self) -> str:
         """The name under which `step` returns what the search looks at."""
         return f"val/{self.config.scoring.metric}"
+
+    @property
+    def best_config(self) -> TrialConfig:
+        """What was in force in the best epoch: the cost that `best_members` decide under, where costs have changed."""
+        return self.config.at_epoch(max(self.best_epoch - 1, 0))
 
     @ends_out_of_memory
     def step(self) -> dict[str, float]:
@@ -97,6 +104,8 @@ class Trial:
             TrainingError: Every member of a fold has diverged, or no validation era of a fold has a score.
         """
         started = time.monotonic()
+        if any(change.epoch == self.epoch for change in self.config.changes):
+            self._take_effect()
         stats = [trainer.run_epoch(self.epoch) for trainer in self._trainers]
         scores = [
             score(trainer.scored, self._layer, self.config.scoring, self._panel, fold.validation, self._workers)
@@ -116,6 +125,7 @@ class Trial:
         if not self.best or direction * value > direction * self.best[self.metric]:
             self.best, self.best_epoch = metrics, self.epoch
             self._best_states = [trainer.scored.state() for trainer in self._trainers]
+        self.last = metrics
         return metrics
 
     def best_members(self, fold: int = -1) -> Members:
@@ -127,7 +137,8 @@ class Trial:
     @ends_out_of_memory
     def score_on(self, panel: Panel, eras: range) -> Scores:
         """The last fold's `best_members`, scored on eras of a panel: the holdout, or those of the fold."""
-        return score(self.best_members(), self._layer, self.config.scoring, panel, eras, self._workers)
+        layer = build_layer(self.best_config)
+        return score(self.best_members(), layer, self.config.scoring, panel, eras, self._workers)
 
     def checkpoint(self) -> Checkpoint:
         """All that the rest of the trial depends on."""
@@ -136,22 +147,27 @@ class Trial:
             tensors |= {f"fold{fold}.{name}": value for name, value in trainer.state().items()}
             tensors |= {f"fold{fold}.best.{name}": value for name, value in best.items()}
         record = {
-            "config": to_plain(self.config),
+            "config": to_plain(self.config.after(self.epoch)),
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best": dict(self.best),
+            "last": dict(self.last),
         }
         return Checkpoint(tensors, record)
 
     @ends_out_of_memory
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same configuration, exactly.
+        """Go on from a checkpoint of the same configuration, exactly; it may differ in the changes that come later.
 
         Raises:
             DataError: The checkpoint is of another configuration.
         """
-        if checkpoint.record.get("config") != to_plain(self.config):
+        epoch = cast("int", checkpoint.record["epoch"])
+        if checkpoint.record.get("config") != to_plain(self.config.after(epoch)):
             raise DataError("checkpoint: expected one of this configuration, got one of another")
+        self.epoch = epoch
+        if self.config.changes:
+            self._take_effect()
         for fold, trainer in enumerate(self._trainers):
             prefix, best = f"fold{fold}.", f"fold{fold}.best."
             of_fold = {name: value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
@@ -163,14 +179,23 @@ class Trial:
             trainer.load(
                 {name.removeprefix(prefix): value for name, value in of_fold.items() if not name.startswith(best)}
             )
-        self.epoch = cast("int", checkpoint.record["epoch"])
         self.best_epoch = cast("int", checkpoint.record["best_epoch"])
         self.best = dict(cast("dict[str, float]", checkpoint.record["best"]))
+        self.last = dict(cast("dict[str, float]", checkpoint.record["last"]))
+
+    def _take_effect(self) -> None:
+        """Put in force what the configuration says of the epoch that comes; members and optimisers go on."""
+        self._in_force = self.config.at_epoch(self.epoch)
+        self._layer = build_layer(self._in_force)
+        for at, fold in enumerate(self._folds):
+            state = self._trainers[at].state()
+            self._trainers[at] = self._new_trainer(fold)
+            self._trainers[at].load(state)
 
     def _diagnose(self, diagnostics: DiagnosticsConfig) -> dict[str, float]:
         """Of the last fold, of which none has more training eras."""
         started = time.monotonic()
-        config, trainer = self.config, self._trainers[-1]
+        config, trainer = self._in_force, self._trainers[-1]
         if not bool(trainer.members.alive.all()):
             return {}
         found = diagnose(
@@ -186,7 +211,7 @@ class Trial:
         return found.metrics | {"time/diagnostics_s": time.monotonic() - started}
 
     def _new_trainer(self, fold: Fold) -> Trainer:
-        config = self.config
+        config = self._in_force
         members = Members(config.model, self._panel.num_features, config.member_seeds, self.device)
         arm = objective(config.objective, self._layer)
         return Trainer(config.training, members, arm, self._panel, fold.train, seed=config.seed, workers=self._workers)

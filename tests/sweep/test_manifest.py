@@ -6,7 +6,8 @@ import pytest
 from alignray.configuration import to_plain
 from alignray.errors import SweepError
 from alignray.launch import find_sweep
-from alignray.sweep import Manifest
+from alignray.search import Float, SearchConfig, Space
+from alignray.sweep import Manifest, SchedulerConfig
 
 
 @pytest.fixture
@@ -114,6 +115,18 @@ def test_a_sweep_may_be_extended_and_says_by_what_and_after_which_looks(manifest
     assert again.extended(None, 60.0).config.resources.time_budget_s == 60.0
     assert again.extended(None, 60.0).config.search.trials == 20
     assert len(again.extended(30, None).extensions) == 2
+
+
+def test_nobody_joins_a_population(panel, make_sweep):
+    sweep = make_sweep(
+        search=SearchConfig(sampler="random"),
+        scheduler=SchedulerConfig(name="pbt"),
+        space=Space({"training.optimiser.learning_rate": Float(1e-3, 1e-1)}),
+    )
+    manifest = Manifest.of("demo", sweep, panel, "sqlite:////tmp/mlflow.db")
+    assert manifest.extended(8, 60.0).config.resources.time_budget_s == 60.0
+    with pytest.raises(SweepError, match=r"expected the 8 of each arm .* got 9; under pbt they are one population"):
+        manifest.extended(9, None)
 
 
 def test_a_look_at_the_holdout_ends_the_search_until_it_is_extended(manifest):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pandas as pd
@@ -13,7 +14,7 @@ from alignray.objectives import OBJECTIVES
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: ar.SchedulerConfig(name="mean"), r"scheduler\.name: .*asha, .*fifo, got 'mean'"),
+        (lambda: ar.SchedulerConfig(name="mean"), r"scheduler\.name: .*asha, .*fifo, pbt, got 'mean'"),
         (lambda: ar.SchedulerConfig(grace_epochs=0), r"scheduler\.grace_epochs: .*at least 1, got 0"),
         (lambda: ar.SchedulerConfig(reduction=1), r"scheduler\.reduction: .*at least 2, got 1"),
         (lambda: ar.ResourceConfig(cpus_per_trial=0), r"resources\.cpus_per_trial: .*above 0, got 0"),
@@ -265,3 +266,54 @@ def test_values_that_are_allowed_only_together_are_set_together(make_sweep, turn
     assert (changed.search.paired, changed.search.sampler, changed.search.trials) == (True, "qmc", 5)
     with pytest.raises(ConfigurationError, match=r"search\.trials: expected an integer, got 'five'"):
         set_from_texts(make_sweep(), {"scheduler.name": "fifo", "search.trials": "five"})
+
+
+RATE = ar.Space({"training.optimiser.learning_rate": ar.Float(1e-3, 1e-1, log=True)})
+PBT = {"scheduler": ar.SchedulerConfig(name="pbt"), "search": ar.SearchConfig(sampler="random"), "space": RATE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"search": ar.SearchConfig()}, r"search\.sampler: expected one of random, qmc, grid.*got 'tpe'"),
+        (
+            {"resources": ar.ResourceConfig(workers_per_trial=2)},
+            r"workers_per_trial: expected 1, as scheduler\.name is",
+        ),
+        ({"search": ar.SearchConfig(sampler="random", paired=True)}, r"scheduler\.name: expected fifo"),
+        (
+            {"scheduler": ar.SchedulerConfig(name="pbt", perturb_every=20)},
+            r"perturb_every: expected fewer .* 20 of trial",
+        ),
+        ({"space": ar.Space({"members": ar.Int(1, 3)})}, r"space: expected a Float of one of training\..*got members"),
+        (
+            {"space": ar.Space({**RATE.distributions, "training.patience": ar.Int(1, 3)})},
+            r"space: expected no training\.patience, as scheduler\.name is pbt",
+        ),
+    ],
+)
+def test_a_population_that_cannot_be_trained_is_refused(changes, complaint, make_sweep):
+    with pytest.raises(ConfigurationError, match=complaint):
+        make_sweep(**{**PBT, **changes})
+
+
+def test_a_population_does_not_stop_early_and_keeps_its_size(make_sweep):
+    sweep = make_sweep(**PBT)
+    assert sweep.trial.training.patience < sweep.base.training.patience == sweep.trial.training.epochs
+    assert make_sweep().base == make_sweep().trial
+    with pytest.raises(ConfigurationError, match=r"trial\.changes: expected none"):
+        make_sweep(**PBT, trial=dataclasses.replace(sweep.trial, changes=(ar.Change(epoch=1, values={}),)))
+    smoke = sweep.smoke()
+    assert (smoke.scheduler.perturb_every, smoke.search.trials) == (1, 2)
+
+
+def test_what_a_population_perturbs(make_sweep):
+    fields = {
+        "cost.soft_l1.strength": ar.Float(0.01, 0.5, log=True),
+        "cost.factor_penalty.strength": ar.Choice((0.1, 0.2)),
+        "training.optimiser.weight_decay": ar.Float(0.0, 0.5),
+        "training.sobolev": ar.Float(0.0, 0.5),
+    }
+    sweep = make_sweep(**{**PBT, "space": ar.Space(fields)})
+    found = sweep.scheduler.perturbed(sweep.trial, sweep.space)
+    assert list(found) == ["cost.soft_l1.strength", "training.optimiser.weight_decay"]

@@ -21,7 +21,7 @@ from alignray.training import (
     ScheduleConfig,
     TrainingConfig,
 )
-from alignray.trial import ScoringConfig, SplitConfig, Trial, TrialConfig
+from alignray.trial import Change, ScoringConfig, SplitConfig, Trial, TrialConfig
 
 COST = Quadratic(1.0) + SoftL1(0.1, width=0.1) + FactorPenalty(0.05)
 EPOCHS = 4
@@ -54,7 +54,7 @@ def run(trial: Trial) -> list[dict[str, float]]:
 
 def same(ours: Trial, theirs: Trial) -> bool:
     a, b = ours.checkpoint(), theirs.checkpoint()
-    records = [{**c.record, "best": timeless(c.record["best"])} for c in (a, b)]
+    records = [{**c.record, **{name: timeless(c.record[name]) for name in ("best", "last")}} for c in (a, b)]
     tensors = set(a.tensors) == set(b.tensors) and all(a.tensors[name].equal(b.tensors[name]) for name in a.tensors)
     return tensors and records[0] == records[1]
 
@@ -106,6 +106,14 @@ def test_so_may_one_that_has_lost_a_member(panel, tmp_path, device):
     resumed.restore(Checkpoint.load(tmp_path / "1"))
     assert run(resumed) == run(whole)
     assert len(resumed.best_members()) == len(whole.best_members()) == 1
+
+
+@pytest.mark.parametrize("kind", ["none", "ema"])
+def test_so_may_one_whose_values_change_on_the_way(kind, panel, tmp_path, device):
+    first = Change(epoch=1, values={"cost.soft_l1.strength": 0.02, "training.optimiser.learning_rate": 0.01})
+    changes = (first, Change(epoch=3, values={"cost.soft_l1.strength": 0.2, "training.optimiser.weight_decay": 0.5}))
+    training = TrainingConfig(epochs=EPOCHS, eras_per_batch=4, averaging=AveragingConfig(kind=kind, decay=0.7))
+    check_every_interruption(config(training=training, changes=changes), panel, tmp_path, device)
 
 
 @pytest.mark.parametrize("family", ["resmlp", "tabm", "cross"])
