@@ -37,7 +37,7 @@ def test_architectures_searches_every_family():
 
 def test_cost_strengths_gives_every_arm_the_same_points_and_stops_none():
     config = find_sweep("cost_strengths")
-    assert config.search.initial_points == config.search.trials
+    assert config.search.paired
     assert config.scheduler.name == "fifo"
 
 
