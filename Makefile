@@ -17,11 +17,14 @@ sweep: .venv/sweep
 ui: .venv/sweep
 	$(BIN)/alignray ui
 
-test: lint
-	$(BIN)/pytest -m "not slow"
+# Two tests at a time, a file's together: they share what the first of them sets up. A thread each, or they get in each other's way.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest
 
-nightly: lint
-	$(BIN)/pytest
+test: lint
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+
+nightly: test
+	$(PYTEST) -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .

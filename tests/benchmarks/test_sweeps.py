@@ -55,7 +55,7 @@ def test_a_worker_takes_it_for_a_trial():
     metrics = run_trial(replace(trial, training=replace(trial.training, epochs=1)), panel.cut(0, 32)).best
     worker = (kind := sweeps._no_trials(metrics)).__new__(kind)
     log = SimpleNamespace(watching=nullcontext)
-    worker._context = SimpleNamespace(base=trial, keep=lambda *given: None, log=lambda key: log)
+    worker._context = SimpleNamespace(base=SimpleNamespace(config=trial), keep=lambda *given: None, log=lambda key: log)
     worker._damaged = None
     worker._begin({"proposal": SimpleNamespace(key="mse-0")})
     told = [worker.step() for _ in range(trial.training.epochs)]
