@@ -235,7 +235,7 @@ class NoTrial:
 def _no_trials(metrics: Mapping[str, float]) -> Any:
     class NoTraining(TrialTrainable):
         def _begin(self, config: Mapping[str, Any]) -> None:
-            self._key = config["proposal"].key
+            self._proposal = config["proposal"]
             self._trial = NoTrial(self._context.base.config.training.epochs, metrics)  # type: ignore[assignment]
 
     return NoTraining

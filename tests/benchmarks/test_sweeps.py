@@ -57,6 +57,6 @@ def test_a_worker_takes_it_for_a_trial():
     log = SimpleNamespace(watching=nullcontext)
     worker._context = SimpleNamespace(base=SimpleNamespace(config=trial), keep=lambda *given: None, log=lambda key: log)
     worker._damaged = None
-    worker._begin({"proposal": SimpleNamespace(key="mse-0")})
+    worker._begin({"proposal": SimpleNamespace(key="mse-0", until=None)})
     told = [worker.step() for _ in range(trial.training.epochs)]
     assert [(one["epoch"], one["done"]) for one in told] == [(1, False), (2, False), (3, False), (4, False), (5, True)]

@@ -105,10 +105,10 @@ def test_a_sweeps_worker_fails_the_trial_and_goes_on_with_the_next():
             history = lambda self, key: CheckpointHistory(Path("/nonexistent"), 2)
             log = lambda self, key: TrialLog(Path(tempfile.mkdtemp()), key)
             keep = lambda *given: None
-            trial_config = lambda self, proposal: config(model=ModelConfig(**proposal.values))
+            base = type("Carried", (), {"config": config()})()
 
         def proposed(**values):
-            return {"proposal": Proposal(arm="mse", number=0, values=values)}
+            return {"proposal": Proposal("mse", 0, {f"model.{name}": value for name, value in values.items()})}
 
         limit()
         worker = TrialTrainable.__new__(TrialTrainable)
