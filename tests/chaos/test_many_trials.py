@@ -40,7 +40,7 @@ def test_workers_killed_at_random_times_change_nothing(forty, quiet_forty):
 
     def kill_now_and_then():
         while not over.wait(dice.uniform(1.0, 4.0)):
-            workers = sorted(forty.processes("ray::TrialTrainable"))
+            workers = sorted(forty.processes("Trainable"))
             if workers:
                 killed.append(dice.choice(workers))
                 os.kill(killed[-1], signal.SIGKILL)

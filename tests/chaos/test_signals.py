@@ -111,7 +111,7 @@ def victim(rig, name, trials=1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ray::TrialTrainable", "ray::Tracker"])
+@pytest.mark.parametrize("name", ["Trainable", "ray::Tracker"])
 def test_a_worker_that_is_killed_costs_time_alone(rig, quiet, name):
     driver = rig.start("run", "hurt.py", "--name", NAME)
     driver.until("0/6 trials ended")
@@ -121,7 +121,7 @@ def test_a_worker_that_is_killed_costs_time_alone(rig, quiet, name):
     status, said = driver.end()
     assert (status, said) == (0, "")
     warned = [line for line in driver.seen if "its worker was lost" in line]
-    assert len(warned) == (2 if name == "ray::TrialTrainable" else 0)
+    assert len(warned) == (2 if name == "Trainable" else 0)
     require_whole(rig)
     assert numbers(rig) == numbers(quiet)
 
