@@ -93,20 +93,9 @@ def run_search(
 
     from alignray.sweep.schedulers import PerArmScheduler
     from alignray.sweep.searcher import ArmSearcher
-    from alignray.sweep.trainable import TrialContext
 
     config = manifest.config
-    context = TrialContext(
-        base=Carried(config.base, UserCode.of(config.imports)),
-        panel=panel,
-        folds=folds,
-        tracker=tracker,
-        folder=folder,
-        checkpoint_every=config.resources.checkpoint_every,
-        checkpoints_kept=config.resources.checkpoints_kept,
-        threads=config.resources.threads,
-        device="cuda" if config.resources.gpus_per_trial else "cpu",
-    )
+    context = _context(folder, config, panel, folds, tracker)
     (folder / "tune").mkdir(exist_ok=True)
 
     def started(proposal: Proposal) -> None:
@@ -173,6 +162,26 @@ def _populations(
         )
         for arm, study in studies.items()
     }
+
+
+def _context(
+    folder: Path, config: SweepConfig, panel: Placed, folds: tuple[Fold, ...], tracker: TrackerHandle
+) -> TrialContext:
+    """What every trial of the sweep shares."""
+    from alignray.sweep.trainable import TrialContext
+
+    resources = config.resources
+    return TrialContext(
+        base=Carried(config.base, UserCode.of(config.imports)),
+        panel=panel,
+        folds=folds,
+        tracker=tracker,
+        folder=folder,
+        checkpoint_every=resources.checkpoint_every,
+        checkpoints_kept=resources.checkpoints_kept,
+        threads=resources.threads,
+        device="cuda" if resources.gpus_per_trial else "cpu",
+    )
 
 
 def _tuner(
