@@ -41,8 +41,6 @@ def sweep_start(manifest: Manifest) -> RunStart:
     text = json.dumps(to_plain(manifest.config))
     for part, start in enumerate(range(0, len(text), _TAG_LENGTH)):
         tags[f"{_CONFIG}.{part}"] = text[start : start + _TAG_LENGTH]
-    if manifest.extensions:  # MLflow keeps the params that a run began with, and refuses others
-        tags |= {f"alignray.{name}": str(params.pop(name, None)) for name in _EXTENDED}
     return RunStart(key=SWEEP_KEY, tags=tags, params=params)
 
 

@@ -15,7 +15,7 @@ from alignray.errors import StorageError
 from alignray.search import ArmStudy, Proposal
 from alignray.sweep.population import Population
 from alignray.sweep.progress import Snapshot
-from alignray.trial import PARTS, SECONDS
+from alignray.trial import PARTS
 
 _METRIC = "score"
 
@@ -163,7 +163,7 @@ class ArmSearcher(Searcher):
         else:
             self._report(proposal, result)
             if result.get("finished"):
-                study.complete(number, result[_METRIC], result.get("metrics"))
+                study.complete(number, result[_METRIC], dict(result.get("metrics", ())))
                 state = "complete"
             else:
                 study.prune(number)
@@ -193,7 +193,7 @@ class ArmSearcher(Searcher):
 
     def _report(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         if math.isfinite(result.get(_METRIC, math.nan)):
-            seconds = {part: result[name] for part in PARTS if (name := f"{SECONDS}/{part}") in result}
+            seconds = dict(result.get("seconds", ()))
             self._studies[proposal.arm].report(proposal.number, result["epoch"], result[_METRIC], seconds)
             self._standing.report(proposal, result[_METRIC], seconds)
 
@@ -272,5 +272,5 @@ def _at_end_of_segment(proposal: Proposal, result: Mapping[str, Any]) -> bool:
 
 def _lacking(study: ArmStudy, result: Mapping[str, Any]) -> list[str]:
     """The metrics that are searched by beside the score, and that the best epoch of a trial has no number for."""
-    metrics = result.get("metrics", {})
+    metrics = dict(result.get("metrics", ()))
     return [name for name in list(study.metrics)[1:] if not math.isfinite(metrics.get(name, math.nan))]

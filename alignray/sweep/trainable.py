@@ -21,7 +21,7 @@ from alignray.search import Proposal
 from alignray.sweep.log import TrialLog
 from alignray.sweep.placement import Placed
 from alignray.tracking import RunMetrics, TrackerHandle
-from alignray.trial import METRICS, SECONDS, Trial, TrialConfig, seconds_by_part
+from alignray.trial import METRICS, Trial, TrialConfig, seconds_by_part
 from alignray.trial.memory import free_memory
 
 
@@ -104,9 +104,9 @@ class TrialTrainable(tune.Trainable):
 
         Returns:
             ``epoch``, ``score`` (the best so far), ``latest`` (the epoch's own), ``finished`` (by itself, not by the
-            scheduler, nor to wait), ``seconds/…`` (of the epoch, by part); or ``failed``. After a resume once also
-            ``damaged``: what was wrong with checkpoints that were passed over. Where the epoch cannot be kept,
-            ``unwritable``: why.
+            scheduler, nor to wait), ``metrics`` (all of the best epoch) and ``seconds`` (of the epoch, by part), both
+            as pairs; or ``failed``. After a resume once also ``damaged``: what was wrong with checkpoints that were
+            passed over. Where the epoch cannot be kept, ``unwritable``: why.
         """
         epoch, until = 0, self._proposal.until
         if self._trial is not None and self._trial.epoch == until:
@@ -167,6 +167,7 @@ def standing(trial: Trial, metrics: Mapping[str, float], damaged: str | None) ->
     """What Tune is told after an epoch of such metrics; see `TrialTrainable.step`."""
     told: dict[str, Any] = {"finished": trial.finished, "epoch": trial.epoch, "score": trial.best[trial.metric]}
     told["latest"] = metrics[trial.metric]
-    told["metrics"] = {metric: trial.best[f"val/{metric}"] for metric in METRICS}
-    told |= {f"{SECONDS}/{part}": taken for part, taken in seconds_by_part(metrics).items()}
+    # As pairs: of each number in a mapping Tune keeps a history, of every trial, for as long as it runs.
+    told["metrics"] = tuple((metric, trial.best[f"val/{metric}"]) for metric in METRICS)
+    told["seconds"] = tuple(seconds_by_part(metrics).items())
     return told if damaged is None else {**told, "damaged": damaged}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,10 @@ _RETRY_S = 5.0
 _GATHER_S = 1.0
 """How long events gather: MLflow takes one request of many metrics much faster than many requests of a few."""
 _ROOM_S = 0.5
+_SWITCH_S = 0.0005
+"""How long a trial that logs waits for the thread that writes to MLflow to let it in; Python's own 5 ms are many."""
+_GARBAGE_AFTER = 50_000
+"""Objects after which Python looks for cycles: a batch makes a hundred thousand that have none."""
 _ASKING = "asking"  # a thread of its own, for `log` may wait
 _PASSED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "PG", "MYSQL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _FOR_THE_TRACKER = {
@@ -80,6 +86,8 @@ class Tracker:
         os.environ.update(environment or {})
         for name, value in _FOR_THE_TRACKER.items():
             os.environ.setdefault(name, value)
+        gc.set_threshold(_GARBAGE_AFTER)
+        sys.setswitchinterval(_SWITCH_S)
         self._spool = Spool(Path(spool))
         self._target = (uri, EXPERIMENT, sweep_id)
         self._limit = limit_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow import MlflowClient
@@ -124,16 +124,25 @@ class MlflowWriter:
             self._flush(key, values)
 
     def _start(self, event: RunStart) -> None:
+        tags = FittingValues.of_tags(event.tags)
+        requests = list(_requests_of_tags(tags))
         if event.key not in self.runs:
-            tags = {KEY: event.key, SWEEP_ID: self._sweep_id}
+            its_own = {KEY: event.key, SWEEP_ID: self._sweep_id}
             if event.parent in self.runs:
-                tags["mlflow.parentRunId"] = self.runs[event.parent]
-            name = event.tags.get("mlflow.runName", event.key)
-            run = self._client.create_run(self._experiment_id, start_time=event.time_ms, tags=tags, run_name=name)
+                its_own["mlflow.parentRunId"] = self.runs[event.parent]
+            run = self._client.create_run(
+                self._experiment_id,
+                start_time=event.time_ms,
+                tags={tag.key: tag.value for some in requests[:1] for tag in some} | its_own,
+                run_name=event.tags.get("mlflow.runName", event.key),
+            )
             self.runs[event.key] = run.info.run_id
+            requests = requests[1:]
         else:
             self._client.update_run(self.runs[event.key], status="RUNNING")
-        self._tag(event.key, event.tags)
+        for some in requests:
+            self._client.log_batch(self._run(event.key), tags=some)
+        self._store_texts(event.key, tags.long)
         params = FittingValues.of_params(event.params)
         self._store_texts(event.key, params.long)
         for some in in_requests([Param(name, value) for name, value in params.values.items()], PARAMS_A_REQUEST):
@@ -154,7 +163,7 @@ class MlflowWriter:
     def _tag(self, key: str, given: Mapping[str, str]) -> None:
         tags = FittingValues.of_tags(given)
         self._store_texts(key, tags.long)
-        for some in in_requests([RunTag(name, value) for name, value in tags.values.items()], TAGS_A_REQUEST):
+        for some in _requests_of_tags(tags):
             self._client.log_batch(self._run(key), tags=some)
 
     def _store_texts(self, key: str, texts: Mapping[str, str]) -> None:
@@ -184,6 +193,10 @@ class MlflowWriter:
             token = page.token
             if not token:
                 return runs
+
+
+def _requests_of_tags(tags: FittingValues) -> Iterator[Sequence[RunTag]]:
+    return in_requests([RunTag(name, value) for name, value in tags.values.items()], TAGS_A_REQUEST)
 
 
 def _metrics(event: RunMetrics | NodeMetrics) -> list[Metric]:

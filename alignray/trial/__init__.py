@@ -5,14 +5,13 @@ from alignray.trial.config import Change, SolverConfig, SplitConfig, TrialConfig
 from alignray.trial.demand import Demand, measure
 from alignray.trial.reporter import NullReporter, RecordingReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, ScoringConfig, score
-from alignray.trial.seconds import PARTS, SECONDS, seconds_by_part
+from alignray.trial.seconds import PARTS, seconds_by_part
 from alignray.trial.trial import Trial, build_layer, run_trial
 from alignray.trial.unscored import Unscored
 
 __all__ = [
     "METRICS",
     "PARTS",
-    "SECONDS",
     "Calibration",
     "Change",
     "Demand",

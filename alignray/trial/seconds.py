@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SECONDS = "seconds"
-"""What times by part are filed under."""
-
 PARTS = ("network", "solver", "loader", "scoring")
 """The network's steps, the solves and the gradients through them, the waits for data, and scoring."""
 
