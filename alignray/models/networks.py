@@ -224,7 +224,7 @@ def _own(config: ModelConfig, num_features: int) -> nn.Module:
     except Exception as error:  # importing runs code of which nothing is known
         raise ConfigurationError(
             f"model.family: expected the name of a class or function that can be imported here, "
-            f"got {config.family!r} ({_one_line(error)})"
+            f"got {config.family!r} ({_one_line(error)}); a file that is not installed goes into the sweep's imports"
         ) from error
     try:
         model = builder(config, num_features)

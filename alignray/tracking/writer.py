@@ -125,7 +125,7 @@ class MlflowWriter:
 
     def _start(self, event: RunStart) -> None:
         tags = FittingValues.of_tags(event.tags)
-        requests = list(_requests_of_tags(tags))
+        tagging = list(_requests_of_tags(tags))
         if event.key not in self.runs:
             its_own = {KEY: event.key, SWEEP_ID: self._sweep_id}
             if event.parent in self.runs:
@@ -133,15 +133,15 @@ class MlflowWriter:
             run = self._client.create_run(
                 self._experiment_id,
                 start_time=event.time_ms,
-                tags={tag.key: tag.value for some in requests[:1] for tag in some} | its_own,
+                tags={tag.key: tag.value for some in tagging[:1] for tag in some} | its_own,
                 run_name=event.tags.get("mlflow.runName", event.key),
             )
             self.runs[event.key] = run.info.run_id
-            requests = requests[1:]
+            tagging = tagging[1:]
         else:
             self._client.update_run(self.runs[event.key], status="RUNNING")
-        for some in requests:
-            self._client.log_batch(self._run(event.key), tags=some)
+        for request in tagging:
+            self._client.log_batch(self._run(event.key), tags=request)
         self._store_texts(event.key, tags.long)
         params = FittingValues.of_params(event.params)
         self._store_texts(event.key, params.long)

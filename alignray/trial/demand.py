@@ -21,6 +21,7 @@ from alignray.data.loader import resident_bytes
 from alignray.errors import OutOfMemoryError
 from alignray.training import AnnealingConfig
 from alignray.trial.config import TrialConfig
+from alignray.trial.device import require_device
 from alignray.trial.memory import proc_field
 from alignray.trial.scoring import eras_at_once
 from alignray.trial.trial import Trial
@@ -75,15 +76,16 @@ def measure(
         panel: The eras that may be searched.
         folds: The folds that they would be trained on.
         larger: Trials whose memory alone is asked for: they take two steps each.
-        device: ``cpu``, ``cuda``, ….
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Threads of a trial.
         prepare: Called in that process before anything else, to import what the trials name, say.
 
     Raises:
+        InvalidArgumentError: There is no such device.
         OutOfMemoryError: A single step takes more memory than there is.
         TrainingError: None of the solves converged.
     """
-    device = torch.device(device)
+    device = require_device(device)
     free, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, None)
     timed, twice = ([_dry(config, panel, folds) for config in some] for some in (configs, larger))
     part = _around_largest(panel, max(trial.eras for trial in (*timed, *twice)))

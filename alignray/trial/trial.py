@@ -20,6 +20,7 @@ from alignray.objectives import objective
 from alignray.solver import SolverLayer
 from alignray.training import ALONE, EpochStats, Members, Trainer, Workers
 from alignray.trial.config import TrialConfig
+from alignray.trial.device import require_device
 from alignray.trial.memory import ends_out_of_memory
 from alignray.trial.reporter import NullReporter, Reporter
 from alignray.trial.scoring import METRICS, Scores, score
@@ -40,12 +41,13 @@ class Trial:
         config: The trial.
         panel: The eras that may be searched: the holdout is not among them.
         folds: The folds to train on; None for those of ``config.split``.
-        device: ``cpu``, ``cuda``, ….
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         workers: Those that train it together, each with a `Trial` of its own; all go through the same epochs and come
             to the same metrics, to the bit, and to those of one worker alone, to rounding.
 
     Raises:
-        InvalidArgumentError: The panel is too short for the folds, or several workers cannot train it.
+        InvalidArgumentError: The panel is too short for the folds, or several workers cannot train it, or there is no
+            such device.
         OutOfMemoryError: The device has too little memory left; `step`, `score_on` and `restore` raise it too. What
             they had made is freed.
     """
@@ -60,7 +62,7 @@ class Trial:
         device: torch.device | str = "cpu",
         workers: Workers = ALONE,
     ) -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device = config, require_device(device)
         self._panel, self._workers = panel, workers
         if folds is None:
             folds = config.split.cut(panel.num_eras, holdout=0).folds
