@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,3 +51,22 @@ def program(name: str) -> str:
     if found is None:
         raise SweepError(f"this needs the program {name!r}, and there is none on the PATH; install it")
     return found
+
+
+def output(command: Sequence[str], *, stdin: str | None = None) -> str:
+    """What a program prints that must succeed.
+
+    Args:
+        command: The program and its arguments.
+        stdin: What it reads; None for what this process does.
+
+    Raises:
+        SweepError: There is no such program.
+        WorkError: It failed.
+    """
+    path = program(command[0])
+    done = subprocess.run([path, *command[1:]], input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2]
+        raise WorkError(f"{shlex.join(command)} ended with status {done.returncode}: {said}")
+    return done.stdout
