@@ -185,6 +185,17 @@ def test_after_scancel_the_same_command_goes_on(desk: Desk) -> None:
     desk.require_whole()
 
 
+def test_a_lost_node_costs_its_trials_no_more_than_the_epochs_since_their_checkpoints(desk: Desk) -> None:
+    client = desk.submit(*SWEEP)
+    job = desk.until_trials_ended(1)
+    desk.slurm.call("scontrol", "update", "nodename=two", "state=down", "reason=lost")
+    said, _ = client.communicate(timeout=400)
+    assert client.returncode == 0, said
+    assert "Node failure on two" in (desk.home / f"first-{job}-ray.log").read_text()
+    assert "report.html" in said
+    desk.require_whole()
+
+
 @pytest.mark.parametrize("how", ["time", "requeue"])
 def test_a_job_that_slurm_starts_again_goes_on(desk: Desk, how: str) -> None:
     client = desk.submit(*SWEEP)
@@ -192,7 +203,7 @@ def test_a_job_that_slurm_starts_again_goes_on(desk: Desk, how: str) -> None:
     if how == "time":
         desk.slurm.call("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the time is up
     else:
-        desk.slurm.call("scontrol", "requeue", job)  # as for a job of more weight, or after a node was lost
+        desk.slurm.call("scontrol", "requeue", job)  # as for a job of more weight
     said, _ = client.communicate(timeout=400)
     assert client.returncode == 0, said
     assert ("alignray: stopped;" in said) == (how == "time")
