@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import alignray
+from alignray.errors import SweepError
 from alignray.launch.clusters import Submission
 from alignray.launch.clusters.kubernetes import KubernetesCluster
 
@@ -109,6 +110,12 @@ def test_the_job_of_a_sweep(name: str, command: tuple[str, ...]) -> None:
     resume = ["--resume"] if command[0] == "run" else []
     assert shlex.split(job["spec"]["entrypoint"]) == ["alignray", *command, *resume, "--address", "auto"]
     require_kuberay(job)
+
+
+def test_a_sweep_must_not_write_where_nobody_looks() -> None:
+    cluster = KubernetesCluster(kind="kubernetes", folder=FOLDER)
+    with pytest.raises(SweepError, match="--storage: expected .* /runs, got 'runs'"):
+        cluster.submit(Submission(name="first", storage="runs", command=("run", "quickstart", "--name", "first")))
 
 
 def test_sweeps_of_like_names_have_jobs_of_their_own() -> None:

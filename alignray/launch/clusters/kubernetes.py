@@ -15,7 +15,7 @@ from typing import Any
 import click
 import yaml
 
-from alignray.errors import WorkError
+from alignray.errors import SweepError, WorkError
 from alignray.launch.clusters.programs import call, output, require
 from alignray.launch.clusters.protocol import Submission
 
@@ -58,6 +58,10 @@ class KubernetesCluster:
 
     def submit(self, sweep: Submission) -> int:
         """See `Cluster.submit`."""
+        if not sweep.storage.startswith("/"):
+            raise SweepError(
+                f"--storage: expected a folder of the volume that all machines mount, such as /runs, got {sweep.storage!r}"
+            )
         job = _job_name(sweep.name)
         state = self._get("rayjob", job, "{.status.jobDeploymentStatus}")
         if state in _ENDED:  # a job runs once; its sweep goes on in another
