@@ -114,7 +114,7 @@ def test_the_job_of_a_sweep(name: str, command: tuple[str, ...]) -> None:
 
 def test_a_sweep_must_not_write_where_nobody_looks() -> None:
     cluster = KubernetesCluster(kind="kubernetes", folder=FOLDER)
-    with pytest.raises(SweepError, match="--storage: expected .* /runs, got 'runs'"):
+    with pytest.raises(SweepError, match=r"--storage: expected .* /runs, got 'runs'"):
         cluster.submit(Submission(name="first", storage="runs", command=("run", "quickstart", "--name", "first")))
 
 

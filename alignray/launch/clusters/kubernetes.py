@@ -60,7 +60,7 @@ class KubernetesCluster:
         """See `Cluster.submit`."""
         if not sweep.storage.startswith("/"):
             raise SweepError(
-                f"--storage: expected a folder of the volume that all machines mount, such as /runs, got {sweep.storage!r}"
+                f"--storage: expected a folder that all machines mount, such as /runs, got {sweep.storage!r}"
             )
         job = _job_name(sweep.name)
         state = self._get("rayjob", job, "{.status.jobDeploymentStatus}")
