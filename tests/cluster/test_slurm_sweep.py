@@ -23,7 +23,7 @@ import alignray as ar
 from alignray.launch import open_result
 
 ROOT = Path(__file__).parents[2]
-ARMS, TRIALS, EPOCHS = ("aligned", "mse"), 3, 40
+ARMS, TRIALS, EPOCHS = ("aligned", "mse"), 3, 20
 _SETTINGS = {
     "arms": json.dumps(ARMS),
     "trial.training.epochs": EPOCHS,
@@ -39,7 +39,7 @@ SWEEP = ["run", "quickstart", "--name", "first", *SMALL]
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(why_no_slurm() is not None, reason=str(why_no_slurm())),
 ]
 
@@ -71,7 +71,7 @@ class Desk:
     def run(self, *command: str) -> str:
         """What a command says that succeeds."""
         process = self.start(*command)
-        said, _ = process.communicate(timeout=400)
+        said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
         return said
 
@@ -87,7 +87,7 @@ class Desk:
     def until_trials_ended(self, number: int) -> str:
         """Wait until the newest log says that so many trials ended; the job whose log it is."""
         ended = re.compile(rf"[{number}-{len(ARMS) * TRIALS}]/{len(ARMS) * TRIALS} trials ended")
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
             logs = sorted(self.home.glob("first-*[0-9].log"), key=lambda log: log.stat().st_mtime)
             if logs and ended.search(logs[-1].read_text()):
@@ -189,7 +189,7 @@ def test_a_lost_node_costs_its_trials_no_more_than_the_epochs_since_their_checkp
     client = desk.submit(*SWEEP)
     job = desk.until_trials_ended(1)
     desk.slurm.call("scontrol", "update", "nodename=two", "state=down", "reason=lost")
-    said, _ = client.communicate(timeout=400)
+    said, _ = client.communicate(timeout=600)
     assert client.returncode == 0, said
     assert "Node failure on two" in (desk.home / f"first-{job}-ray.log").read_text()
     assert "report.html" in said
@@ -204,7 +204,7 @@ def test_a_job_that_slurm_starts_again_goes_on(desk: Desk, how: str) -> None:
         desk.slurm.call("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the time is up
     else:
         desk.slurm.call("scontrol", "requeue", job)  # as for a job of more weight
-    said, _ = client.communicate(timeout=400)
+    said, _ = client.communicate(timeout=600)
     assert client.returncode == 0, said
     assert ("alignray: stopped;" in said) == (how == "time")
     assert "report.html" in said
