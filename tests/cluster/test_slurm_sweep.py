@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 from slurm import Slurm, running_slurm, why_no_slurm
 
-import alignray as ar
 from alignray.launch import open_result
 
 ROOT = Path(__file__).parents[2]
@@ -104,15 +103,14 @@ class Desk:
     def log(self, job: str) -> str:
         return (self.home / f"first-{job}.log").read_text()
 
-    def require_whole(self) -> ar.SweepResult:
-        """Every trial is there once and whole, every final model was scored once, and no process is left."""
+    def require_whole(self) -> None:
+        """Every trial is there once and whole, and every final model was scored once."""
         result = open_result("first", storage=self.home / "runs")
         assert sorted(result.trials["arm"]) == sorted(ARMS * TRIALS)
         assert set(result.trials["state"]) == {"complete"}
         assert set(result.trials["epochs"]) == {EPOCHS}
         manifest = json.loads((result.folder / "manifest.json").read_text())
         assert manifest["holdout_looks"] == dict.fromkeys(ARMS, 1)
-        return result
 
 
 @pytest.fixture
@@ -142,14 +140,13 @@ def test_the_page_from_nothing_to_a_finished_sweep(desk: Desk) -> None:
             desk.until_it_left(said[" ".join(command[:3])].split()[-1])
     assert "Nothing to start" in said["alignray cluster up"]
     assert "report.html" in said["alignray cluster submit"]
-    result = desk.require_whole()
-    nodes = json.loads((result.folder / "environment.json").read_text())["nodes"]
-    assert [node["resources"]["CPU"] for node in nodes] == [2, 2]
+    desk.require_whole()
 
     token = desk.home / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    logs = list(desk.home.glob("*.log"))
+    logs = sorted(desk.home.glob("*.log"))
     assert len(logs) == 6  # three jobs, and what Ray said of each
+    assert logs[0].read_text().count("Ray runtime started") == 2  # a head and a worker
     assert not [log for log in logs if token.read_text() in log.read_text()]
     assert "no sweep" in desk.run("alignray", "cluster", "down", "slurm")
 
