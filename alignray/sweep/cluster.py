@@ -108,7 +108,7 @@ def _require_answer(address: str | None) -> None:
     if address is not None and address.startswith("ray://"):
         raise SweepError(
             f"--address: expected auto or HOST:PORT, got {address!r}; Ray Client cannot drive a sweep. Run the "
-            "command on a machine of the cluster, with --address auto, or submit it: ray job submit -- alignray run …"
+            "command on a machine of the cluster, with --address auto, or submit it: alignray cluster submit KIND run …"
         )
     host = re.fullmatch(r"([^:/]+):(\d+)", address or "")
     if host is None:
