@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,6 +28,17 @@ def cluster() -> None:
 
 
 @cluster.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--from", "source", required=True, metavar="KIND", help="The cluster to start from.")
+def new(folder: Path, source: str) -> None:
+    """Write FOLDER, a cluster of your own that starts as KIND."""
+    from alignray.launch.clusters import new_cluster
+
+    new_cluster(folder, source)
+    click.echo(f"{folder}: alignray cluster up {folder}")
+
+
+@cluster.command()
 @_KIND
 def up(kind: str) -> None:
     """Start the cluster KIND."""
@@ -48,7 +58,7 @@ def status(kind: str) -> None:
 def submit(kind: str, command: tuple[str, ...]) -> None:
     """Run a sweep in the cluster KIND: what `alignray run` and `alignray resume` take, and their log follows.
 
-    The sweep goes on whatever becomes of this command, which followed again by giving it again.
+    The sweep goes on whatever becomes of this command. Given again while it runs, it follows the same sweep.
     """
     code = _open(kind).submit(submission(command))
     if code:
@@ -91,7 +101,7 @@ def submission(command: Sequence[str]) -> Submission:
         )
     name = given["name"]
     if name is None:
-        stem = re.sub(r"[^A-Za-z0-9_-]", "-", Path(given["sweep"].split(".")[-1] if not given["sweep"].endswith(".py") else given["sweep"]).stem)
-        name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        called = Path(given["sweep"]).name.removesuffix(".py").rpartition(".")[2]  # my_pkg.my_sweep, or a path
+        name = f"{called}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         command = (*command, "--name", name)
     return Submission(name=name, storage=given["storage"], command=tuple(command))

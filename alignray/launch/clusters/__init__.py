@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from alignray.errors import SweepError
 from alignray.launch.clusters.protocol import Cluster, Submission
 
-__all__ = ["Cluster", "Submission", "list_clusters", "open_cluster"]
+__all__ = ["Cluster", "Submission", "list_clusters", "new_cluster", "open_cluster"]
 
 _TELLING = ("ray-start.yaml", "cluster.yaml", "kustomization.yaml", "sweep.sbatch")
 """The file by which a folder is known to describe a cluster, one a kind."""
@@ -16,6 +17,23 @@ _TELLING = ("ray-start.yaml", "cluster.yaml", "kustomization.yaml", "sweep.sbatc
 def list_clusters() -> dict[str, Path]:
     """The clusters that come with alignray, by name."""
     return {path.name: path for path in sorted(_folder().iterdir()) if path.is_dir() and _told_by(path)}
+
+
+def new_cluster(folder: Path, source: str) -> None:
+    """Write a folder of the user's own that starts as a cluster that comes with alignray.
+
+    Raises:
+        SweepError: There is no such cluster, or the folder is there already, or cannot be written.
+    """
+    known = list_clusters()
+    if source not in known:
+        raise SweepError(f"no cluster {source!r}; expected one of {', '.join(known)}")
+    try:
+        shutil.copytree(known[source], folder)
+    except FileExistsError:
+        raise SweepError(f"{folder}: is there already and is left as it is; choose another name") from None
+    except OSError as error:
+        raise SweepError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 def open_cluster(kind: str) -> Cluster:
@@ -49,7 +67,6 @@ def open_cluster(kind: str) -> Cluster:
 
         return SlurmCluster(kind=kind, script=folder / told)
     raise SweepError(f"cluster {kind!r}: expected one of the files {', '.join(_TELLING)} in {folder}, got none")
-
 
 
 def _told_by(folder: Path) -> str | None:

@@ -12,8 +12,12 @@ from pathlib import Path
 from alignray.errors import SweepError, WorkError
 
 
-def call(command: Sequence[str]) -> int:
+def call(command: Sequence[str], *, folder: Path | None = None) -> int:
     """Run a program, and pass on what it says and what the user types.
+
+    Args:
+        command: The program and its arguments.
+        folder: Where it runs; None for where this process does.
 
     Returns:
         Its exit status.
@@ -22,21 +26,22 @@ def call(command: Sequence[str]) -> int:
         SweepError: There is no such program.
     """
     sys.stdout.flush()  # what was said before it comes before it
-    return subprocess.run([program(command[0]), *command[1:]], check=False).returncode
+    return subprocess.run([program(command[0]), *command[1:]], cwd=folder, check=False).returncode
 
 
-def require(command: Sequence[str], what: str) -> None:
+def require(command: Sequence[str], what: str, *, folder: Path | None = None) -> None:
     """Run a program that must succeed; see `call`.
 
     Args:
         command: The program and its arguments.
         what: What failed if it does not, for the error.
+        folder: Where it runs; None for where this process does.
 
     Raises:
         SweepError: There is no such program.
         WorkError: It failed.
     """
-    if status := call(command):
+    if status := call(command, folder=folder):
         raise WorkError(f"{what}: {command[0]} ended with status {status}, and says above why")
 
 

@@ -13,8 +13,8 @@ class Submission:
     Attributes:
         name: The sweep's name.
         storage: The folder of the sweeps, as the cluster's machines name it.
-        command: The arguments of ``alignray``: ``("run", "quickstart", "--name", "first", "--storage", "/shared/runs")``,
-            or those of ``resume``. The name is among them, ``--address`` is not: where the cluster is, it knows itself.
+        command: The arguments of ``alignray``: ``("run", "quickstart", "--name", "first")``, or those of ``resume``.
+            The name is among them, ``--address`` is not: where the cluster is, it knows itself.
     """
 
     name: str
