@@ -54,6 +54,7 @@ class Duration(click.ParamType[float]):
 @click.option("--smoke", is_flag=True, help="Two short trials of each arm: does it run? Its numbers mean nothing.")
 @click.option("--warm-start", metavar="NAME", help="Show the samplers what the earlier sweep NAME found.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run a few steps.")
+@click.option("--resume", "go_on", is_flag=True, help="Go on with the sweep --name if it was begun before.")
 @_REGISTER
 @_QUIET
 @_STORAGE
@@ -69,6 +70,7 @@ def run(
     warm_start: str | None,
     smoke: bool,
     dry_run: bool,
+    go_on: bool,
     register: str | None,
     quiet: bool,
     storage: str,
@@ -82,6 +84,19 @@ def run(
     from alignray.launch import find_sweep, run_sweep
     from alignray.sweep import estimate
 
+    if go_on and name is None:
+        raise click.UsageError("--resume: expected the --name of the sweep to go on with, got none")
+    if go_on and (Path(storage) / str(name)).exists():  # what it began with is in its manifest
+        click.get_current_context().invoke(
+            resume,
+            name=name,
+            address=address,
+            register=register,
+            quiet=quiet,
+            storage=storage,
+            tracking_uri=tracking_uri,
+        )
+        return
     flags = {
         "search.trials": trials,
         "resources.time_budget_s": time_budget,

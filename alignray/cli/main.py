@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from alignray import __version__
+from alignray.cli.cluster import cluster
 from alignray.cli.commands import compare, logs, predict, resume, run, ui
 from alignray.cli.doctor import doctor
 from alignray.cli.inspect import data, template
@@ -29,7 +30,7 @@ def cli(debug: bool) -> None:
     """Train networks through a convex solver, and sweep them over a Ray cluster."""
 
 
-for command in (run, resume, compare, logs, predict, ui, template, data, doctor):
+for command in (run, resume, compare, logs, predict, ui, template, data, doctor, cluster):
     cli.add_command(command)
 
 

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,7 +68,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         hint = "" if address is None else f"; {_TOKEN}"
         raise _no_cluster(address or "this machine", str(error).splitlines()[0], hint) from error
     try:
-        yield
+        with _terminated_as_interrupted():
+            yield
     finally:
         ray.shutdown()
 
@@ -87,12 +90,25 @@ def require_gpus(resources: ResourceConfig) -> None:
         )
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: Slurm, Kubernetes and systemd stop a process so, and Ray's own handler exits at once."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _require_answer(address: str | None) -> None:
     """Knock before Ray does: Ray tries for minutes at an address where nobody is."""
     if address is not None and address.startswith("ray://"):
         raise SweepError(
             f"--address: expected auto or HOST:PORT, got {address!r}; Ray Client cannot drive a sweep. Run the "
-            "command on a machine of the cluster, with --address auto, or submit it: ray job submit -- alignray run …"
+            "command on a machine of the cluster, with --address auto, or submit it: alignray cluster submit KIND run …"
         )
     host = re.fullmatch(r"([^:/]+):(\d+)", address or "")
     if host is None:

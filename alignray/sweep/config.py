@@ -187,7 +187,8 @@ class ResourceConfig:
         cpus_per_trial: Cores, or a share of one; of a trial of several workers, each has so many.
         gpus_per_trial: GPUs, or a share of one, likewise; 0 trains on the CPU.
         workers_per_trial: Processes that train a trial together, each on its own shards of the panel.
-        max_concurrent: Trials at once; None for as many as the cluster holds, also once it has grown.
+        max_concurrent: Trials at once, which a cluster that grows on demand grows to hold; None for as many as the
+            cluster holds, also once it has grown.
         max_failures: Times a trial whose worker was lost is started again, from its last checkpoint.
         checkpoint_every: Epochs between checkpoints.
         checkpoints_kept: The last checkpoints of a trial that stay: where one is damaged, the one before it serves.

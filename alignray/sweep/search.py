@@ -229,10 +229,13 @@ def _room(config: SweepConfig) -> Callable[[], int]:
 
 
 def _slots(config: SweepConfig) -> int:
-    """How many trials the cluster can hold at once; 1 too where it cannot hold one yet."""
+    """How many trials are begun at once: what is asked for, else what the cluster holds now.
+
+    Where more are asked for than the cluster holds, they wait there: for those, Ray's autoscaler adds machines.
+    """
     import ray
 
-    return config.resources.slots(ray.cluster_resources())
+    return config.resources.max_concurrent or config.resources.slots(ray.cluster_resources())
 
 
 def _shortage(resources: ResourceConfig) -> str:

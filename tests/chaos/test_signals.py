@@ -47,10 +47,11 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(rig):
 
 @pytest.mark.slow
 def test_two_interruptions_end_where_a_quiet_sweep_ends(rig, quiet):
-    for turn, command in enumerate((["run", "hurt.py", "--name", NAME], ["resume", NAME])):
+    command = ["run", "hurt.py", "--name", NAME, "--resume"]
+    for turn, asked in enumerate((signal.SIGINT, signal.SIGTERM)):
         driver = rig.start(*command)
         driver.until(rf"[{turn + 1}-9]/6 trials ended")
-        driver.process.send_signal(signal.SIGINT)
+        driver.process.send_signal(asked)
         status, said = driver.end()
         assert (status, len(said.splitlines())) == (1, 1), said
         until(lambda: not rig.processes(), "the end of every process of Ray", timeout_s=30)

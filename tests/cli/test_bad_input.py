@@ -55,6 +55,7 @@ def frame(**columns: object) -> pd.DataFrame:
         (["run", "quickstart", "--set", "trial.model.family=nosuch:Net"], ["model.family", "imported", "'nosuch:Net'"]),
         (["run", "quickstart", "--storage", "file/below"], ["storage", "cannot be written", "--storage"]),
         (["run", "quickstart", "--name", "../x"], ["name", "'../x'"]),
+        (["run", "quickstart", "--resume"], ["--resume", "--name", "none"]),
         (["run", "quickstart", "--name", "taken"], ["'taken'", "--name", "alignray resume taken"]),
         (["run", "quickstart", "--tracking-uri", "./mlruns"], ["tracking URI", "sqlite", "./mlruns"]),
         (["run", "quickstart", "--address", "127.0.0.1:1"], ["no Ray cluster", "127.0.0.1:1", "ray start"]),

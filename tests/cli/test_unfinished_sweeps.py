@@ -48,11 +48,12 @@ def test_a_sweep_without_a_result_is_not_compared_and_not_touched(begun, capsys)
     assert names(begun) == ["manifest.json"]
 
 
-def test_data_that_changed_since_the_sweep_began(begun, capsys):
+@pytest.mark.parametrize("command", [["resume", "begun"], ["run", "quickstart", "--name", "begun", "--resume"]])
+def test_data_that_changed_since_the_sweep_began(begun, capsys, command):
     frame = pd.read_parquet("panel.parquet")
     frame.loc[3, "target"] += 0.01
     frame.to_parquet("panel.parquet")
-    line = complaint(capsys, "resume", "begun")
+    line = complaint(capsys, *command)
     assert "data have changed" in line
     assert "put the data back" in line
     assert names(begun) == ["manifest.json"]
