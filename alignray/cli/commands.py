@@ -214,9 +214,9 @@ def compare(name: str, other: str | None, page: Path | None, storage: str, track
 @_STORAGE
 def logs(name: str, trial: str, storage: str) -> None:
     """Show what TRIAL (aligned-3, aligned-final) of the sweep NAME wrote about itself."""
-    from alignray.sweep import Manifest, read_log
+    from alignray.sweep import Manifest, read_log, sweep_folder
 
-    folder = Path(storage).resolve() / name
+    folder = sweep_folder(storage, name)
     Manifest.load(folder)
     click.echo(read_log(folder, trial), nl=False)
 
@@ -245,11 +245,11 @@ def predict(run_id: str, data: str, out: str, decision: bool, tracking_uri: str 
 def ui(name: str | None, port: int | None, open_browser: bool | None, storage: str, tracking_uri: str | None) -> None:
     """Start the MLflow UI on this machine's loopback, at the sweep NAME or at all of them."""
     from alignray.cli.mlflow_ui import serve
-    from alignray.sweep import Manifest
+    from alignray.sweep import Manifest, sweep_folder
     from alignray.tracking import resolve_tracking_uri, with_password
 
     uri = resolve_tracking_uri(tracking_uri)
     if name is not None:
-        manifest = Manifest.load(Path(storage).resolve() / name)
+        manifest = Manifest.load(sweep_folder(storage, name))
         uri = with_password(manifest.tracking_uri) if tracking_uri is None else uri
     serve(uri, name, port=port, open_browser=open_browser)

@@ -19,7 +19,7 @@ from typing import Any
 
 from alignray.errors import SweepError
 from alignray.search import TrialRow, trial_key
-from alignray.sweep import JOURNAL, Manifest, final_files, final_key, generation, sweep_studies
+from alignray.sweep import JOURNAL, Manifest, final_files, final_key, generation, sweep_folder, sweep_studies
 from alignray.tracking import SWEEP_KEY, resolve_tracking_uri, unconfirmed_bytes, with_password, without_secrets
 
 _OF_PROPOSAL = re.compile(r"proposal=Proposal_arm_(\w+)_number_(\d+)_")
@@ -110,7 +110,7 @@ def audit(name: str, *, storage: str | Path = "runs", tracking_uri: str | None =
     Raises:
         SweepError: There is no such sweep, or its manifest cannot be read.
     """
-    folder = Path(storage).resolve() / name
+    folder = sweep_folder(storage, name)
     manifest = Manifest.load(folder)
     uri = with_password(manifest.tracking_uri) if tracking_uri is None else resolve_tracking_uri(tracking_uri)
     said, running = _Said(), _is_driven(folder)

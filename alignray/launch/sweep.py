@@ -42,6 +42,7 @@ from alignray.sweep import (
     run_search,
     seal,
     settle_lag,
+    sweep_folder,
     sweep_studies,
     train_finals,
 )
@@ -122,7 +123,7 @@ def run_sweep(
     _require_model_name(register)
     uri = resolve_tracking_uri(tracking_uri)
     name = name or f"{sweep.template}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder = _free_folder(Path(storage), name)
+    folder = _free_folder(storage, name)
     _require_gpus(sweep, address)
     progress.phase(f"reading {sweep.data.source}")
     panel = sweep.data.load()
@@ -178,7 +179,7 @@ def resume_sweep(
     """
     progress = progress or Silent()
     _require_model_name(register)
-    folder = Path(storage).resolve() / name
+    folder = sweep_folder(storage, name)
     manifest = Manifest.load(folder)
     _require_gpus(manifest.config, address)
     with _sole_driver(folder):
@@ -208,7 +209,7 @@ def open_result(name: str, *, storage: str | Path = "runs") -> SweepResult:
     Raises:
         SweepError: There is no such sweep.
     """
-    folder = Path(storage).resolve() / name
+    folder = sweep_folder(storage, name)
     return _result(folder, Manifest.load(folder))
 
 
@@ -218,8 +219,8 @@ def compare_sweeps(first: str, second: str, *, storage: str | Path = "runs") -> 
     Raises:
         SweepError: There is no such sweep, or the two cannot be compared.
     """
-    manifests = [Manifest.load(Path(storage).resolve() / name) for name in (first, second)]
-    finals = [load_finals(Path(storage).resolve() / manifest.name, manifest) for manifest in manifests]
+    manifests = [Manifest.load(sweep_folder(storage, name)) for name in (first, second)]
+    finals = [load_finals(sweep_folder(storage, manifest.name), manifest) for manifest in manifests]
     return compare_across((manifests[0], finals[0]), (manifests[1], finals[1]))
 
 
@@ -329,10 +330,10 @@ def _require_model_name(register: str | None) -> None:
         raise SweepError(f"register: expected at most 100 letters, digits, '.', '_' and '-', got {register!r}")
 
 
-def _free_folder(storage: Path, name: str) -> Path:
+def _free_folder(storage: str | Path, name: str) -> Path:
     if not NAME.fullmatch(name):
         raise SweepError(f"name: expected at most 100 letters, digits, '.', '_' and '-', got {name!r}")
-    folder = storage.resolve() / name
+    folder = sweep_folder(storage, name)
     try:
         taken, there = folder.exists(), next(parent for parent in folder.parents if parent.exists())
     except OSError as error:

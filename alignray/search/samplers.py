@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import optuna
+from optuna._transform import _SearchSpaceTransform
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -163,6 +165,7 @@ class Learning(Sampler):
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
         seen = copy.copy(trial)
+        seen.__class__ = _Seen
         if len(self.directions) > 1:
             seen.intermediate_values = {}  # of one metric alone; Optuna's TPE stops at a pruned trial that has some
         if self.everywhere_only:
@@ -175,6 +178,13 @@ class Learning(Sampler):
     @abstractmethod
     def optuna_sampler(cls, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler."""
+
+
+class _Seen(FrozenTrial):
+    """A trial that a sampler looks at. Optuna copies all of them for every proposal; that need not go deep."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTrial:
+        return copy.copy(self)
 
 
 class Tpe(Learning):
@@ -216,7 +226,34 @@ class CmaEs(Learning):
     @classmethod
     def optuna_sampler(cls, seed: int) -> optuna.samplers.BaseSampler:
         """See `Learning.optuna_sampler`."""
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
+        return _RetoldCmaEs(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
+
+
+class _RetoldCmaEs(optuna.samplers.CmaEsSampler):
+    """Optuna's CMA-ES, which tells a new distribution every generation to come to the present one.
+
+    Optuna pickles the distribution into the study, and unpickles what it finds there: whoever can write to the studies
+    could run code by it. Of a generation only the number is kept here.
+    """
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._searched, self._sign = search_space, 1 if study.direction == StudyDirection.MINIMIZE else -1
+        return super().sample_relative(study, trial, search_space)
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        space = _SearchSpaceTransform(self._searched, transform_0_1=True)
+        drawn = self._cma_rng.rng.get_state()
+        optimizer = self._init_optimizer(space, StudyDirection.NOT_SET)  # which only a warm start asks for
+        size = optimizer.population_size
+        while len(told := self._get_solution_trials(completed_trials, optimizer.generation)) >= size:
+            optimizer.tell(
+                [(space.transform(trial.params), self._sign * (trial.value or 0.0)) for trial in told[:size]]
+            )
+        if any(trial.system_attrs.get(self._attr_key_generation) for trial in completed_trials):
+            self._cma_rng.rng.set_state(drawn)  # Optuna, which finds the distribution made, draws nothing for it
+        return optimizer
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

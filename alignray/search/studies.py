@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -39,7 +41,10 @@ FEWEST_FOR_IMPORTANCE = 20
 
 
 class ArmStudy:
-    """The study of one arm. Every change is in the storage before the call returns; one process writes.
+    """The study of one arm. Every change is in the storage before the call returns.
+
+    One process writes, so what it has read once and written since is what there is: a storage would read every trial
+    that runs again to say how many there are.
 
     Args:
         study: The Optuna study.
@@ -66,7 +71,7 @@ class ArmStudy:
         self.arm, self.metrics = arm, metrics
         self._past = [self._frozen_past(row, space) for row in past]
         self._study, self._space, self._sampler, self._lag = study, space, sampler, lag
-        self._running: dict[int, optuna.Trial] = {}
+        self._trials = list(study.get_trials(deepcopy=False))
 
     @property
     def ready(self) -> bool:
@@ -81,14 +86,14 @@ class ArmStudy:
         trials = self._frozen()
         number = len(trials)
         point = self._sampler.propose(number, self._history(trials))
-        self._study.add_trial(
-            optuna.create_trial(
-                state=TrialState.RUNNING,
-                params=dict(point.values),
-                distributions={path: self._space.distributions[path].to_optuna() for path in point.values},
-                system_attrs=dict(point.memory),
-            )
+        trial = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(point.values),
+            distributions={path: self._space.distributions[path].to_optuna() for path in point.values},
+            system_attrs=dict(point.memory),
         )
+        created = self._storage.create_new_trial(self._study._study_id, template_trial=trial)
+        self._trials.append(self._storage.get_trial(created))
         return Proposal(self.arm, number, point.values)
 
     def interrupted(self) -> list[Proposal]:
@@ -103,22 +108,23 @@ class ArmStudy:
     @property
     def proposed(self) -> int:
         """Trials proposed so far, whatever became of them."""
-        return len(self._frozen())
+        return len(self._trials)
 
     def report(self, number: int, epoch: int, value: float, seconds: Mapping[str, float] | None = None) -> None:
         """Record a trial's best score after an epoch, and what the epoch took, by part.
 
         An epoch that is already recorded is left as it is: one that is trained again after a crash counts once.
         """
-        trial = self._trial(number)
-        frozen = self._study._storage.get_trial(trial._trial_id)
-        if epoch in frozen.intermediate_values:
+        trial = self._trials[number]
+        if epoch in trial.intermediate_values:
             return
         # Not by Optuna's `Trial.report`, which reports nothing to a study of several metrics.
-        self._study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
         if seconds:
-            spent: dict[str, float] = frozen.user_attrs.get(_SECONDS, {})
-            trial.set_user_attr(_SECONDS, {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()})
+            spent: dict[str, float] = trial.user_attrs.get(_SECONDS, {})
+            spent = {part: spent.get(part, 0.0) + taken for part, taken in seconds.items()}
+            self._storage.set_trial_user_attr(trial._trial_id, _SECONDS, spent)
+        self._read_again(number)
 
     @property
     def settled(self) -> int:
@@ -128,15 +134,14 @@ class ArmStudy:
     def settle(self, epoch: int, exploits: Mapping[int, Exploit]) -> None:
         """Record which trials take what of which others after an epoch; they are all recorded, or it is not settled."""
         for number, exploit in sorted(exploits.items()):
-            trial = self._trial(number)
-            earlier = [asdict(each) for each in _exploits(self._frozen()[number]) if each.epoch < epoch]
-            trial.set_user_attr(_EXPLOITS, [*earlier, asdict(exploit)])
+            earlier = [asdict(each) for each in _exploits(self._trials[number]) if each.epoch < epoch]
+            self._note(number, _EXPLOITS, [*earlier, asdict(exploit)])
         self._study.set_user_attr(_SETTLED, epoch)
 
     def arrive(self, number: int, epoch: int, score: float) -> None:
         """Record that a trial waits for the others of its arm after an epoch, with its score as it is then."""
-        earlier = self._frozen()[number].user_attrs.get(_MILESTONES, {})
-        self._trial(number).set_user_attr(_MILESTONES, {**earlier, str(epoch): score})
+        earlier = self._trials[number].user_attrs.get(_MILESTONES, {})
+        self._note(number, _MILESTONES, {**earlier, str(epoch): score})
 
     def complete(self, number: int, value: float, others: Mapping[str, float] | None = None) -> None:
         """A trial ran to its own end with that best score, and those of the other metrics that are searched by."""
@@ -149,7 +154,7 @@ class ArmStudy:
 
     def fail(self, number: int, reason: str) -> None:
         """A trial failed; no value of it reaches the sampler."""
-        self._trial(number).set_user_attr(_REASON, reason)
+        self._note(number, _REASON, reason)
         self._tell(number, TrialState.FAIL)
 
     def best(self) -> Proposal | None:
@@ -221,7 +226,7 @@ class ArmStudy:
         return {path: share / total for path, share in found.items()} if total > 0 else {}
 
     def _frozen(self, states: tuple[TrialState, ...] = tuple(_STATES)) -> Sequence[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in self._trials if trial.state in states]
 
     def _seen(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
         """Those trials whose ends the next proposal depends on."""
@@ -244,12 +249,18 @@ class ArmStudy:
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self._study.tell(number, values, state)
-        self._running.pop(number, None)
+        self._read_again(number)
 
-    def _trial(self, number: int) -> optuna.Trial:
-        if number not in self._running:
-            self._running[number] = optuna.Trial(self._study, self._frozen()[number]._trial_id)
-        return self._running[number]
+    def _note(self, number: int, name: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self._trials[number]._trial_id, name, value)
+        self._read_again(number)
+
+    def _read_again(self, number: int) -> None:
+        self._trials[number] = self._storage.get_trial(self._trials[number]._trial_id)
+
+    @property
+    def _storage(self) -> BaseStorage:
+        return self._study._storage
 
     def _proposal(self, number: int) -> Proposal:
         trials = self._frozen()

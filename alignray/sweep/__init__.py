@@ -13,7 +13,7 @@ from alignray.sweep.estimation import Estimate, estimate
 from alignray.sweep.events import COURSE, config_of_tags, final_key, sweep_start
 from alignray.sweep.finals import seal, train_finals
 from alignray.sweep.log import read_log
-from alignray.sweep.manifest import Manifest
+from alignray.sweep.manifest import Manifest, sweep_folder
 from alignray.sweep.placement import Placed, place
 from alignray.sweep.progress import Progress, Silent, Snapshot
 from alignray.sweep.results import FinalResult, final_files, generation, interval, load_finals
@@ -53,6 +53,7 @@ __all__ = [
     "run_search",
     "seal",
     "settle_lag",
+    "sweep_folder",
     "sweep_start",
     "sweep_studies",
     "train_finals",

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from alignray.errors import SweepError
@@ -20,6 +21,7 @@ _TOKEN = (
     "if the cluster is there and wants a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what "
     "`ray get-auth-token` prints on its head node (or RAY_AUTH_TOKEN_PATH to a file that holds it)"
 )
+_TOKEN_FILE = Path("~/.ray/auth_token")
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody unless the user turns it on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -62,7 +64,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if address is None:
         options["include_dashboard"] = False
     try:
-        ray.init(address=address or "local", **options)
+        with _closed() if address is None else contextlib.nullcontext():
+            ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         # To whom it does not let in, Ray says no more than that it cannot connect.
         hint = "" if address is None else f"; {_TOKEN}"
@@ -72,6 +75,25 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _closed() -> Iterator[None]:
+    """Let a cluster that is started meanwhile listen on the loopback alone, and its token be read by its user alone.
+
+    On Linux Ray listens on all interfaces, as it does not on macOS and Windows. The switch is a variable of the
+    environment that it reads as it is imported, which it is by now. A token that it makes it leaves open to all users.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        with contextlib.suppress(OSError):  # there is none where the environment holds the token
+            _TOKEN_FILE.expanduser().chmod(0o600)
 
 
 def require_gpus(resources: ResourceConfig) -> None:

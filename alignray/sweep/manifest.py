@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import uuid
 from dataclasses import dataclass, field, replace
@@ -171,6 +172,21 @@ class Manifest:
     def with_look(self, arm: str) -> Manifest:
         """The manifest with one more look of an arm at the holdout."""
         return replace(self, holdout_looks={**self.holdout_looks, arm: self.holdout_looks.get(arm, 0) + 1})
+
+
+def sweep_folder(storage: str | Path, name: str) -> Path:
+    """The folder of a sweep among those of a storage.
+
+    Raises:
+        SweepError: The storage is an address: it would be taken for a folder of that name.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(storage)):  # of the two slashes a Path keeps one
+        raise SweepError(
+            f"storage: expected a folder that every machine sees, got {str(storage)!r}; a sweep appends to files and "
+            "renames them, which object stores cannot: mount a shared file system and name its folder. Shards of the "
+            "data may lie on an object store: data.source"
+        )
+    return Path(storage).resolve() / name
 
 
 def _import_code(sweep: str, plain: dict[str, Any]) -> None:

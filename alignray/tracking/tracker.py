@@ -34,7 +34,10 @@ _SWITCH_S = 0.0005
 _GARBAGE_AFTER = 50_000
 """Objects after which Python looks for cycles: a batch makes a hundred thousand that have none."""
 _ASKING = "asking"  # a thread of its own, for `log` may wait
-_PASSED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "PG", "MYSQL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_PASSED_ON = (
+    *("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "PG", "MYSQL_"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"),
+)
 _FOR_THE_TRACKER = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # it tries again itself, and says why
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line a run

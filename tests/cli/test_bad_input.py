@@ -54,6 +54,12 @@ def frame(**columns: object) -> pd.DataFrame:
         ),
         (["run", "quickstart", "--set", "trial.model.family=nosuch:Net"], ["model.family", "imported", "'nosuch:Net'"]),
         (["run", "quickstart", "--storage", "file/below"], ["storage", "cannot be written", "--storage"]),
+        (
+            ["run", "quickstart", "--storage", "s3://bucket/runs"],
+            ["storage", "'s3://bucket/runs'", "a folder", "mount", "data.source"],
+        ),
+        (["resume", "first", "--storage", "gs://bucket/runs"], ["storage", "'gs://bucket/runs'", "a folder"]),
+        (["compare", "first", "--storage", "file:///runs"], ["storage", "'file:///runs'", "a folder"]),
         (["run", "quickstart", "--name", "../x"], ["name", "'../x'"]),
         (["run", "quickstart", "--resume"], ["--resume", "--name", "none"]),
         (["run", "quickstart", "--name", "taken"], ["'taken'", "--name", "alignray resume taken"]),

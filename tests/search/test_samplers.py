@@ -1,8 +1,10 @@
 """The samplers by themselves: what they propose, from what, and what of it repeats."""
 
 import math
+import pickle
 import random
 import statistics
+from pathlib import Path
 
 import optuna
 import pytest
@@ -193,8 +195,7 @@ def test_quasi_random_points_fill_the_space_more_evenly_than_chance(tmp_path):
     assert empty_cells("random") > 10
 
 
-def test_cmaes_keeps_its_distribution_from_one_opening_to_the_next(tmp_path):
-    """The state of CMA-ES is in the trials: an opened study goes on with a generation, not at the first."""
+def test_cmaes_goes_on_with_its_generation_from_one_opening_to_the_next(tmp_path):
     space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
     generations = []
     for number in range(30):
@@ -203,6 +204,46 @@ def test_cmaes_keeps_its_distribution_from_one_opening_to_the_next(tmp_path):
         study.complete(number, -((values["x"] - 0.9) ** 2))
         generations.append(study._frozen()[-1].system_attrs.get("cma:generation"))
     assert generations[-1] >= 3
+    assert {name for trial in study._frozen() for name in trial.system_attrs} == {"cma:generation"}
+
+
+def test_cmaes_proposes_what_optunas_own_does_which_keeps_its_distribution(tmp_path, monkeypatch):
+    def proposals(name):
+        study = one(tmp_path / name, sampler="cmaes", trials=24)
+        return [go_on(study, number) for number in range(24)]
+
+    def go_on(study, number):
+        values = study.ask().values
+        study.complete(number, score_of(values))
+        return values
+
+    retold = proposals("retold")
+    theirs = {"n_startup_trials": 0, "warn_independent_sampling": False}
+    own = staticmethod(lambda seed: optuna.samplers.CmaEsSampler(seed=seed, **theirs))
+    monkeypatch.setattr(SAMPLERS["cmaes"], "optuna_sampler", own)
+    assert retold == proposals("kept")
+
+
+class Touching:
+    """What somebody who can write to the studies may leave there: unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_that_is_found_in_a_study_is_unpickled(tmp_path):
+    space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
+    study = one(tmp_path / "journal", space=space, template={}, sampler="cmaes", trials=30)
+    for number in range(10):
+        study.complete(study.ask().number, 0.1 * number)
+    trap = pickle.dumps(Touching(tmp_path / "made")).hex()
+    for trial in study._frozen():
+        trial.system_attrs["cma:optimizer:0"] = trap
+    study.ask()
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(

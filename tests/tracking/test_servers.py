@@ -101,6 +101,19 @@ def test_a_wrong_password_is_told_before_the_sweep_begins_and_not_shown(server, 
     assert "also-wrong" not in str(caught.value)
 
 
+@pytest.mark.parametrize("known", [None, ("admin", "wrong-horse"), ("admin", ""), ("nobody", PASSWORD)], ids=str)
+@pytest.mark.parametrize(
+    "path", ["/", "/api/2.0/mlflow/experiments/search", "/api/2.0/mlflow-artifacts/artifacts", "/graphql"]
+)
+def test_a_request_without_the_password_or_with_a_wrong_one_is_refused(server, known, path):
+    if not server.authenticated:
+        pytest.skip("this server asks for no password")
+    for method in ("GET", "POST"):
+        answer = requests.request(method, server.uri + path, auth=known, json={"max_results": 1}, timeout=60)
+        assert answer.status_code in ((401, 405) if path == "/" or method == "POST" else (401,)), answer.text
+        assert "experiment" not in answer.text
+
+
 def test_a_user_who_may_only_read_is_told_so(server, welcome, monkeypatch):
     if not server.authenticated:
         pytest.skip("this server asks for no password")
