@@ -231,11 +231,14 @@ def _room(config: SweepConfig) -> Callable[[], int]:
 def _slots(config: SweepConfig) -> int:
     """How many trials are begun at once: what is asked for, else what the cluster holds now.
 
-    Where more are asked for than the cluster holds, they wait there: for those, Ray's autoscaler adds machines.
+    Where more are asked for than the cluster holds, they wait there: for those, Ray's autoscaler adds machines. Not where
+    GPU-hours are counted, which are shared out among the GPUs that are there.
     """
     import ray
 
-    return config.resources.max_concurrent or config.resources.slots(ray.cluster_resources())
+    resources = config.resources
+    held = resources.slots(ray.cluster_resources())
+    return held if resources.gpu_hours is not None else resources.max_concurrent or held
 
 
 def _shortage(resources: ResourceConfig) -> str:
