@@ -231,8 +231,8 @@ def _room(config: SweepConfig) -> Callable[[], int]:
 def _slots(config: SweepConfig) -> int:
     """How many trials are begun at once: what is asked for, else what the cluster holds now.
 
-    Where more are asked for than the cluster holds, they wait there: for those, Ray's autoscaler adds machines. Not where
-    GPU-hours are counted, which are shared out among the GPUs that are there.
+    Where more are asked for than the cluster holds, they wait there: for those, Ray's autoscaler adds machines. Not
+    where GPU-hours are counted, which are shared out among the GPUs that are there.
     """
     import ray
 
