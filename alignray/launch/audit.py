@@ -35,7 +35,7 @@ class Line:
     Attributes:
         key: Its name within the sweep.
         study: The state in its study; of a final model ``scored``.
-        tune: Its status at Ray Tune, as of Tune's last snapshot.
+        tune: How it ended at Ray Tune, as of Tune's last snapshot.
         mlflow: Its status in MLflow, and the state that its tags say.
         epochs: Epochs in its study.
         mlflow_epochs: Epochs in MLflow.
@@ -145,7 +145,7 @@ def _trial(
     elif runs is not None:
         findings += _against_mlflow(row, run)
     waits = row is not None and row.epochs in row.milestones  # Tune has ended it there, until it is to go on
-    if row is not None and row.state == "running" and tune in _ENDED_BY_TUNE and not waits and not running:
+    if row is not None and row.state == "running" and tune and not waits and not running:
         findings.append("Tune has ended it, and its study has not heard")
     return Line(
         key=key,
@@ -327,7 +327,10 @@ def _impatient() -> Iterator[None]:
 
 
 def _tune(folder: Path, said: _Said) -> dict[str, str]:
-    """The status of each trial in the newest snapshot that Tune made of it."""
+    """How each trial ended in the newest snapshot that Tune made of it.
+
+    Of one that waits or runs there, it may have been taken long before the attempt was cut short: it says nothing.
+    """
     statuses: dict[str, str] = {}
     attempts = sorted(folder.glob("attempt-*"), key=lambda path: int(path.name.removeprefix("attempt-")))
     for path in (path for attempt in attempts for path in sorted(attempt.glob("experiment_state-*.json"))):
@@ -338,7 +341,8 @@ def _tune(folder: Path, said: _Said) -> dict[str, str]:
                 f"{path.relative_to(folder.parent)}: Tune's snapshot cannot be read; nothing depends on it"
             )
             continue
-        statuses |= {key: trial["status"] for trial in trials if (key := _key_of(trial))}
+        ended = [trial for trial in trials if trial["status"] in _ENDED_BY_TUNE]
+        statuses |= {key: trial["status"] for trial in ended if (key := _key_of(trial))}
     return statuses
 
 
