@@ -239,7 +239,7 @@ class _RetoldCmaEs(optuna.samplers.CmaEsSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        self._searched, self._sign = search_space, 1 if study.direction == StudyDirection.MINIMIZE else -1
+        self._searched, self._sign = search_space, 1 if study.directions[0] == StudyDirection.MINIMIZE else -1
         return super().sample_relative(study, trial, search_space)
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
