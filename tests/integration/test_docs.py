@@ -24,6 +24,10 @@ ELSEWHERE = {
 }
 
 
+# Pages of one whole sweep after another, which take minutes.
+SWEEPING = ("scheduling.md", "search.md", "templates.md")
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return [body for found, body in FENCE.findall(page.read_text()) if found == language]
 
@@ -49,7 +53,14 @@ def workplace(demo: Demo) -> Demo:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("page", "line"), [(page, line) for page, line in commands() if line not in ELSEWHERE])
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        pytest.param(page, line, marks=pytest.mark.slow if page in SWEEPING else ())
+        for page, line in commands()
+        if line not in ELSEWHERE
+    ],
+)
 def test_command_runs(page: str, line: str, workplace: Demo) -> None:
     line = line.replace("RUN_ID", workplace.run_id("aligned-final"))
     done = workplace.alignray(*shlex.split(line)[1:])

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from small_sweep import alignray
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SWEEP = """
 import alignray as ar
 
@@ -51,7 +52,6 @@ def home(tmp_path_factory):
     return home
 
 
-@pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_an_arm_looks_again_only_where_its_best_trial_is_another(home):
     trials = pd.read_csv(home / "runs" / "first" / "paired.csv")
@@ -66,7 +66,6 @@ def test_an_arm_looks_again_only_where_its_best_trial_is_another(home):
     assert (extension["trials"], extension["looks"]) == (5, {"aligned": 1, "mse": 1})
 
 
-@pytest.mark.ray
 def test_going_on_once_more_changes_nothing(home):
     before = manifest(home, "first")
     done = alignray(home, "resume", "first", timeout=270)
@@ -77,7 +76,6 @@ def test_going_on_once_more_changes_nothing(home):
     assert "expected at least the 5" in refused.stderr
 
 
-@pytest.mark.ray
 def test_every_configuration_is_trained_under_every_arm(home):
     table = pd.read_csv(home / "runs" / "first" / "paired.csv")
     assert table["score.aligned"].notna().all()
@@ -86,7 +84,6 @@ def test_every_configuration_is_trained_under_every_arm(home):
     assert summary["configurations"].tolist()[0] == 5
 
 
-@pytest.mark.ray
 def test_a_warmed_sweep_has_its_own_trials_alone(home):
     warm = manifest(home, "warmed")["warm_start"]
     assert warm["sweep"] == "first"

@@ -60,7 +60,10 @@ def test_a_file_of_ones_own_starts_as_a_template_with_its_comments(tmp_path, mon
 # Ray leaves the files of its processes to the interpreter's exit.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("quickstart", "tb200") else pytest.param(name, marks=pytest.mark.slow) for name in TEMPLATES],
+)
 def test_the_smallest_size_runs(name, store, tmp_path):
     config = find_sweep(name).smoke()
     result = run_sweep(config, name=name, storage=tmp_path, tracking_uri=store)

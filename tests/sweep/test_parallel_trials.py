@@ -102,6 +102,7 @@ def comparison(home, name):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_of_trials_of_two_workers_finds_what_one_of_one_does(home, said):
     one, two = trials(home, "one"), trials(home, "two")
     assert [trial.params for trial in two] == [trial.params for trial in one]
@@ -116,6 +117,7 @@ def test_a_sweep_of_trials_of_two_workers_finds_what_one_of_one_does(home, said)
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_trial_of_two_workers_that_diverges_fails_with_its_reason_and_is_not_tried_again(said):
     (failed,) = (line for line in said if line.startswith("failed"))
     assert "aligned-0: every member has diverged, member" in failed

@@ -61,7 +61,9 @@ def scheduled(panel, make_sweep, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["asha", "hyperband", "median", "fifo"])
+@pytest.mark.parametrize(
+    "name", ["asha", *(pytest.param(n, marks=pytest.mark.slow) for n in ("hyperband", "median", "fifo"))]
+)
 def test_what_a_scheduler_stops_is_pruned(name, cluster, scheduled, tmp_path):
     sweep = replace(scheduled, scheduler=ar.SchedulerConfig(name=name, grace_epochs=2))
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
