@@ -28,7 +28,7 @@ def test_a_cluster_grows_for_a_sweep_replaces_a_preempted_machine_and_shrinks(ri
     within = f"ip link set lo up && exec {sys.executable} {Path(__file__).with_name('autoscaled.py')} {NAME}"
     environment = {name: value for name, value in rig.environment().items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        ["unshare", "-npf", "--mount-proc", "--kill-child", "sh", "-c", within],
+        [*UNSHARE, "sh", "-c", within],
         cwd=rig.home,
         env={**environment, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
