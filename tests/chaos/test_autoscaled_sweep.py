@@ -11,16 +11,18 @@ from records import require_whole
 from rig import NAME, ROOT
 
 CHECKPOINT_EVERY = 4  # of the rig's sweep
+UNSHARE = ["unshare", "-npf", "--mount-proc", "--kill-child"]
+
+
+def there_are_namespaces():
+    return bool(shutil.which("unshare")) and not subprocess.run([*UNSHARE, "true"], capture_output=True).returncode
+
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        not shutil.which("unshare")
-        or subprocess.run(["unshare", "-npf", "--mount-proc", "true"], capture_output=True, check=False).returncode
-        != 0,
-        reason="no namespaces for this user",
-    ),
+    pytest.mark.skipif(not there_are_namespaces(), reason="no namespaces for this user"),
 ]
 
 
