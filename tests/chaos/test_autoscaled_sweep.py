@@ -26,7 +26,8 @@ pytestmark = [
 ]
 
 
-def test_a_cluster_grows_for_a_sweep_replaces_a_preempted_machine_and_shrinks(rig):
+def test_a_cluster_grows_for_a_sweep_replaces_a_preempted_machine_and_shrinks(new_rig):
+    rig = new_rig(16)  # so long that there is still something to do when a machine has been replaced
     within = f"ip link set lo up && exec {sys.executable} {Path(__file__).with_name('autoscaled.py')} {NAME}"
     environment = {name: value for name, value in rig.environment().items() if not name.startswith("RAY_")}
     done = subprocess.run(
