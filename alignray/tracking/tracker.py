@@ -144,7 +144,6 @@ class Tracker:
             while self._spool.size:
                 try:
                     written = self._write_some()
-                    self._error = ""
                     if written < _BATCH and self._spool.is_running(SWEEP_KEY):
                         time.sleep(_GATHER_S)
                 except Exception as error:  # whatever MLflow throws, the events stay in the spool
@@ -165,6 +164,7 @@ class Tracker:
         for event, why in self._writer.write(events):
             self._spool.set_aside(event, why)
             self._refused, self._last_refusal = self._refused + 1, f"{event.key}: {why}"
+        self._error = ""  # before the spool is seen to be empty
         with self._lock:
             self._spool.confirm(offset)
         return len(events)
