@@ -13,6 +13,7 @@ from types import ModuleType
 
 from alignray.errors import AlignrayError, SweepError
 from alignray.imports import load_text, module_name
+from alignray.launch.shipped import shipped
 from alignray.sweep import SweepConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -21,7 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def list_templates() -> dict[str, Path]:
     """The templates that come with alignray, by name."""
-    return {path.stem: path for path in sorted(_folder().glob("[!_]*.py"))}
+    return {path.stem: path for path in sorted(shipped("templates", beside="sweeps").glob("[!_]*.py"))}
 
 
 def new_template(path: Path, source: str) -> None:
@@ -86,13 +87,6 @@ def find_sweep(name: str) -> SweepConfig:
     if not isinstance(config, SweepConfig):
         raise SweepError(f"sweep {name!r}: expected sweep() to return a SweepConfig, got {type(config).__name__}")
     return config
-
-
-def _folder() -> Path:
-    # A wheel carries the templates inside the package; in a checkout they lie beside it.
-    package = Path(__file__).parents[1]
-    inside = package / "templates"
-    return inside if inside.exists() else package.parent / "sweeps"
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -1,6 +1,6 @@
 """A search over trials on a Ray cluster, at equal budgets for every arm."""
 
-from alignray.sweep.cluster import ray_cluster, require_gpus
+from alignray.sweep.cluster import close_token, ray_cluster, require_gpus
 from alignray.sweep.config import (
     DataConfig,
     HoldoutConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "Snapshot",
     "SweepConfig",
     "SyntheticConfig",
+    "close_token",
     "config_of_tags",
     "estimate",
     "final_files",

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ _TOKEN = (
     "`ray get-auth-token` prints on its head node (or RAY_AUTH_TOKEN_PATH to a file that holds it)"
 )
 _TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray keeps the token, and looks for it where neither RAY_AUTH_TOKEN nor RAY_AUTH_TOKEN_PATH says otherwise."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody unless the user turns it on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -82,7 +84,7 @@ def _closed() -> Iterator[None]:
     """Let a cluster that is started meanwhile listen on the loopback alone, and its token be read by its user alone.
 
     On Linux Ray listens on all interfaces, as it does not on macOS and Windows. The switch is a variable of the
-    environment that it reads as it is imported, which it is by now. A token that it makes it leaves open to all users.
+    environment that it reads as it is imported, which it is by now.
     """
     from ray._private import ray_constants
 
@@ -92,8 +94,14 @@ def _closed() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-        with contextlib.suppress(OSError):  # there is none where the environment holds the token
-            _TOKEN_FILE.expanduser().chmod(0o600)
+        close_token()
+
+
+def close_token() -> None:
+    """Let the file of Ray's token be read by its user alone: Ray makes it as open as the umask lets it."""
+    path = _TOKEN_FILE.expanduser()
+    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        path.chmod(0o600)
 
 
 def require_gpus(resources: ResourceConfig) -> None:

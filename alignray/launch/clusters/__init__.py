@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alignray.errors import SweepError
 from alignray.launch.clusters.protocol import Cluster, Submission
+from alignray.launch.shipped import shipped
 
 __all__ = ["Cluster", "Submission", "list_clusters", "new_cluster", "open_cluster"]
 
@@ -16,7 +17,8 @@ _TELLING = ("ray-start.yaml", "cluster.yaml", "kustomization.yaml", "sweep.sbatc
 
 def list_clusters() -> dict[str, Path]:
     """The clusters that come with alignray, by name."""
-    return {path.name: path for path in sorted(_folder().iterdir()) if path.is_dir() and _told_by(path)}
+    there = sorted(shipped("clusters", beside="cluster").iterdir())
+    return {path.name: path for path in there if path.is_dir() and _told_by(path)}
 
 
 def new_cluster(folder: Path, source: str) -> None:
@@ -72,10 +74,3 @@ def open_cluster(kind: str) -> Cluster:
 def _told_by(folder: Path) -> str | None:
     """The file that tells what a folder describes."""
     return next((name for name in _TELLING if (folder / name).is_file()), None)
-
-
-def _folder() -> Path:
-    # A wheel carries the clusters inside the package; in a checkout they lie beside it.
-    package = Path(__file__).parents[2]
-    inside = package / "clusters"
-    return inside if inside.exists() else package.parent / "cluster"

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
-from pathlib import Path
 
 from alignray.errors import WorkError
 from alignray.launch.clusters.programs import program
-
-TOKEN = Path("~/.ray/auth_token")
-"""Where Ray keeps the token, and looks for it where neither RAY_AUTH_TOKEN nor RAY_AUTH_TOKEN_PATH says otherwise."""
+from alignray.sweep import close_token
 
 
 def require_token() -> None:
     """Have this process and those that it starts use Ray's token, which is made where there is none.
 
-    Ray writes the file as open as the user's umask lets it: here nobody else may read it.
+    Nobody else may read its file, at no time.
 
     Raises:
         SweepError: There is no program ``ray``.
@@ -35,6 +31,4 @@ def require_token() -> None:
     )
     if made.returncode:
         raise WorkError(f"Ray makes no token: {made.stderr.strip()}")
-    path = TOKEN.expanduser()
-    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        path.chmod(0o600)
+    close_token()
