@@ -6,8 +6,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from alignray.sweep import SweepConfig
 
 _STORAGE = click.option("--storage", default="runs", show_default=True, help="The folder of the sweeps.")
 _TRACKING = click.option(
@@ -78,11 +82,9 @@ def run(
 ) -> None:
     """Run SWEEP: a template's name (quickstart), a module (my_pkg.my_sweep) or a file (my_sweep.py)."""
     from alignray.cli.progress import watch
-    from alignray.cli.show import print_estimate, print_plan, print_result
+    from alignray.cli.show import print_result
     from alignray.configuration import set_from_texts
-    from alignray.errors import SweepError
     from alignray.launch import find_sweep, run_sweep
-    from alignray.sweep import estimate
 
     if go_on and name is None:
         raise click.UsageError("--resume: expected the --name of the sweep to go on with, got none")
@@ -107,14 +109,7 @@ def run(
     if smoke:
         config = set_from_texts(config.smoke(), asked)  # what was asked for by name holds against it
     if dry_run:
-        panel = config.data.load()
-        print_plan(config, panel)
-        try:
-            print_estimate(config, estimate(config, panel))
-        except SweepError as error:
-            if address is None:
-                raise
-            click.echo(f"measured  not, on this machine: {error}")
+        _plan(config, elsewhere=address is not None)
         return
     with watch(quiet=quiet) as progress:
         result = run_sweep(
@@ -128,6 +123,22 @@ def run(
             progress=progress,
         )
     print_result(result)
+
+
+def _plan(config: SweepConfig, *, elsewhere: bool) -> None:
+    """Say what would run, and measure it where this machine can; it must, unless the sweep is to run elsewhere."""
+    from alignray.cli.show import print_estimate, print_plan
+    from alignray.errors import SweepError
+    from alignray.sweep import estimate
+
+    panel = config.data.load()
+    print_plan(config, panel)
+    try:
+        print_estimate(config, estimate(config, panel))
+    except SweepError as error:
+        if not elsewhere:
+            raise
+        click.echo(f"measured  not, on this machine: {error}")
 
 
 def _asked(settings: Sequence[str]) -> dict[str, str]:

@@ -108,9 +108,7 @@ def run_search(
             progress.warn(f"{proposal.key} failed: {reason}")
 
     studies = sweep_studies(folder, manifest, past=load_past(folder), create=True)
-    # A crash may have come between a study and the tracker: the tracker hears of every end again, and takes it once.
-    rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
-    tracker.log.remote([run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])
+    _tell_ends(studies, tracker)
     searcher = ArmSearcher(
         studies,
         trials=config.search.trials,
@@ -140,6 +138,12 @@ def run_search(
             raise (searcher.failure or error) from None
     _require_scores(studies)
     return studies
+
+
+def _tell_ends(studies: Mapping[str, ArmStudy], tracker: TrackerHandle) -> None:
+    """Tell the tracker again how trials ended: a crash may have come between it and a study, and it takes each once."""
+    rows = [row for study in studies.values() for row in study.rows() if row.state != "running"]
+    tracker.log.remote([run_end(trial_key(row.arm, row.number), row.state, row.reason) for row in rows])
 
 
 def _populations(
