@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ports import free_ports
+
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _SBIN = "/usr/sbin:/sbin"
 _NODES = ("one", "two")
@@ -113,7 +115,7 @@ def _configure(folder: Path) -> None:
     text = _CONFIGURATION.format(
         folder=folder,
         host=socket.gethostname(),
-        ports=_free_ports(3),
+        ports=free_ports(3),
         nodes=",".join(_NODES),
         first=secrets.randbelow(5000) + 1,  # a job's number makes its ports
     )
@@ -156,11 +158,3 @@ def _until(condition: Callable[[], bool]) -> None:
                 return
         assert time.monotonic() < deadline, "Slurm did not get there"
         time.sleep(0.2)
-
-
-def _free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

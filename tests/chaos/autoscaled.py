@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rig import until
+from rig import trial_nodes, until
 
 MACHINES = 2
 _HEAD = "ray.head.default"  # as the fake cloud calls it
@@ -68,7 +68,7 @@ def main(name: str) -> None:
     logs = Path("runs") / name / "logs"
     until(lambda: any("epoch 7" in log.read_text() for log in logs.glob("*.log")), "a trial past a checkpoint", 180)
     print("grown", flush=True)
-    lost = next(node for node in workers() if is_in_its_midst(node))
+    lost = next(node for node in workers() if node["NodeID"] in trial_nodes())
     os.kill(raylet_of(str(lost["NodeID"])), signal.SIGKILL)
     print("preempted", flush=True)
     until(lambda: all(node["NodeID"] != lost["NodeID"] for node in workers()), "the end of a machine", 60)
@@ -78,17 +78,6 @@ def main(name: str) -> None:
     print("status", status, flush=True)
     until(lambda: not workers(), "the end of machines that nobody needs", 120)
     print("shrunk", flush=True)
-
-
-def is_in_its_midst(node: dict[str, object]) -> bool:
-    """Whether a trial runs on the machine."""
-    from ray._private.state import actors
-
-    return any(
-        actor["Address"]["NodeID"] == node["NodeID"]
-        for actor in actors().values()
-        if "Trainable" in actor["ActorClassName"] and actor["State"] == "ALIVE"
-    )
 
 
 def raylet_of(node: str) -> int:

@@ -63,6 +63,17 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> A
     return found
 
 
+def trial_nodes() -> set[str]:
+    """The nodes of the connected cluster on which processes of trials live."""
+    from ray._private.state import actors
+
+    return {
+        actor["Address"]["NodeID"]
+        for actor in actors().values()
+        if "Trainable" in actor["ActorClassName"] and actor["State"] == "ALIVE"
+    }
+
+
 @dataclass
 class Rig:
     """A folder with the sweep in it, and the processes that were started there."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,19 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from ports import free_port, free_ports
 from rig import ROOT, Driver, Rig, until
 
 RAY = Path(sys.executable).with_name("ray")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @dataclass
@@ -48,7 +38,7 @@ class SubmittedRig(Rig):
         self.kind.mkdir()
         options = yaml.safe_load((ROOT / "cluster" / "local" / "ray-start.yaml").read_text())
         options |= {"port": self.port, "dashboard-port": self.dashboard, "temp-dir": str(self.temp), "num-cpus": 1}
-        options |= {"dashboard-agent-listen-port": 0, "ray-client-server-port": free_ports(1)[0]}
+        options |= {"dashboard-agent-listen-port": 0, "ray-client-server-port": free_port()}
         options |= {"min-worker-port": 0, "max-worker-port": 0}
         (self.kind / "ray-start.yaml").write_text(yaml.safe_dump(options))
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import pytest
+from rig import trial_nodes
 
 import alignray as ar
 from alignray.launch import run_sweep
@@ -53,17 +54,6 @@ class Watch(Silent):
 
     def warn(self, text):
         self.warnings.append(text)
-
-
-def trial_nodes():
-    """The nodes on which processes of trials live."""
-    from ray._private.state import actors
-
-    return {
-        actor["Address"]["NodeID"]
-        for actor in actors().values()
-        if "Trainable" in actor["ActorClassName"] and actor["State"] == "ALIVE"
-    }
 
 
 def swept(cluster, folder, watch, **resources):

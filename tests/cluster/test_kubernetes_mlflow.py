@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
+from ports import free_port
 from postgres import Postgres
 
 from alignray.tracking import require_access
@@ -39,15 +37,13 @@ class Server:
 
     def status(self, path: str = EXPERIMENT, password: str = "", **headers: str) -> int:
         """How a request is answered, as if it came to the service's name."""
-        url = f"http://127.0.0.1:{self.port}/{path}"
-        request = urllib.request.Request(url, headers={"Host": "mlflow:5000"} | headers)
-        if password:
-            request.add_header("Authorization", f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}")
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
+        answer = requests.get(
+            f"http://127.0.0.1:{self.port}/{path}",
+            headers={"Host": "mlflow:5000"} | headers,
+            auth=("admin", password) if password else None,
+            timeout=20,
+        )
+        return answer.status_code
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +87,6 @@ def value_of(entry: dict[str, Any], made: dict[str, str], moved: dict[str, str])
     return made[entry["valueFrom"]["secretKeyRef"]["key"]] if "valueFrom" in entry else replaced(entry["value"], moved)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
     """As the readiness probe asks."""
     probe = CONTAINER["readinessProbe"]["httpGet"]
@@ -108,7 +98,7 @@ def until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
         try:
             if server.status(probe["path"].strip("/"), **headers) == 200:
                 return
-        except OSError:
+        except requests.ConnectionError:
             time.sleep(0.5)
 
 

@@ -1,19 +1,17 @@
 """`cluster/mlflow.sh`: MLflow behind a password that it made, which its clients find."""
 
-import base64
 import configparser
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+import requests
+from ports import free_port
 
 from alignray.launch.clusters import list_clusters
 
@@ -22,23 +20,15 @@ SCRIPT = list_clusters()["local"].parent / "mlflow.sh"
 
 def answer(url, user=None, password=None):
     """The status of a request, or None where nobody answers."""
-    request = urllib.request.Request(url)
-    if user is not None:
-        request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
+        return requests.get(url, auth=None if user is None else (user, password), timeout=10).status_code
+    except requests.ConnectionError:
         return None
 
 
 @pytest.fixture
 def server(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (tmp_path / "log").open("wb") as log:

@@ -1,12 +1,12 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from mlflow import MlflowClient
+from servers import free_port
 
 from alignray.tracking import Backlog, RunEnd, RunMetrics, RunStart, Spool, Tracker, wait_until_written
 from alignray.tracking import tracker as tracker_module
@@ -128,12 +128,6 @@ def test_what_keeps_it_says_no_password(start, monkeypatch, caplog):
     assert "s3cret" not in tracker.backlog().error
     until(lambda: caplog.text)
     assert "s3cret" not in caplog.text
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_store_that_is_away_at_first_gets_everything_once(store, tmp_path, start, monkeypatch):
