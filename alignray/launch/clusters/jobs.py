@@ -45,7 +45,7 @@ def connect(url: str) -> JobSubmissionClient:
             f"the cluster at {url} was started with another token than ours, and does not let us in"
         ) from error
     except (OSError, RuntimeError) as error:
-        raise WorkError(f"no cluster answers at {url} ({error})") from error
+        raise WorkError(f"no cluster answers at {url}; start it: alignray cluster up ({error})") from error
 
 
 def sweeps(client: JobSubmissionClient) -> list[JobDetails]:
